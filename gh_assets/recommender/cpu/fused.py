@@ -21,6 +21,7 @@ from gh_assets.recommender.cpu.kernel import CHUNKS, Argument, Bound, Kernel
 from gh_assets.recommender.engine.adam import AdamStep
 from gh_assets.recommender.engine.bags import portions
 from gh_assets.recommender.engine.run import POSTERIOR_USERS, TrainingRun
+from gh_assets.recommender.engine.softmax import padded
 
 SPARE = 1.25
 """Allocated room relative to the stars of the batch that needs more: the next batch may have a few more."""
@@ -35,7 +36,7 @@ ARRAYS = """
     real stars: chances
     real users: lengths, weights
     real users latent: noise
-    stored users hidden: whole_gradient
+    stored users columns: whole_gradient
     real here: losses
     real here hidden: skipped
     real here latent: z
@@ -45,16 +46,18 @@ ARRAYS = """
     real chunks here: sums
     real chunks 2*latent: totals
     real layers chunks 3 hidden: vectors
-    stored here hidden: product, other
+    stored here columns: product, other
     stored here 2*latent: head, gradient
     stored here block: block_logits
     stored blocks here width: parts
     stored items here: logits
     stored items width: expected
-    stored layers here hidden: slopes, normed, activations
+    stored layers here hidden: slopes, normed
+    stored layers here columns: activations
 """
 """Number type, shape and names of the memory of a step. `users` is the size of a batch, `here` the number of them that
-this process computes, and `width` that of the softmax's table."""
+this process computes, and `width` that of the softmax's table. Arrays with `columns` take part in products: columns
+behind `hidden` are zero."""
 
 
 class Layers(NamedTuple):
@@ -81,9 +84,10 @@ class FusedRecVAE:
     Attributes
     ----------
     copies : dict of str to Tensor
-        The encoder's matrices as products and sums see them, by the names of the parameters.
+        The encoder's matrices as products and sums see them, by the names of the parameters; those of products have
+        more columns, which are zero.
     gradients : dict of str to Tensor
-        Of the last backward pass in all parameters of the encoder but the embeddings.
+        Of the last backward pass in all parameters of the encoder but the embeddings, with as many columns.
     output_gradients : tuple of Tensor
         In weight and bias of the decoder.
     """
@@ -98,16 +102,18 @@ class FusedRecVAE:
         self.counts: NDArray[np.int64] = np.diff(self.all_offsets.numpy())
         embeddings = run.encoder.embeddings.detach()
         self.embeddings = embeddings if self.dtype == self.real else torch.empty_like(embeddings, dtype=self.dtype)
-        self.hidden = torch.empty((len(layers.hidden), self.width, self.width), dtype=self.dtype)
-        self.head = torch.empty((2 * self.latent, self.width), dtype=self.dtype)
-        self.copies = {"embeddings": self.embeddings, **self._by_parameter("weight", self.hidden, self.head)}
+        self.columns = padded(self.width)
+        self.hidden = torch.zeros((len(layers.hidden), self.columns, self.columns), dtype=self.dtype)
+        self.head = torch.zeros((2 * self.latent, self.columns), dtype=self.dtype)
+        copies = self._by_parameter("weight", self.hidden[:, : self.width], self.head)
+        self.copies = {"embeddings": self.embeddings, **copies}
         self.hidden_gradients, self.head_gradient = torch.empty_like(self.hidden), torch.empty_like(self.head)
         self.vector_gradients = torch.empty((len(self.biases), 3, self.width), dtype=self.real)
         self.bias_gradient = torch.empty(2 * self.latent, dtype=self.real)
         of_scale, of_shift, (of_first_bias, *of_biases) = self.vector_gradients.unbind(dim=1)
         self.gradients = {
             "bias": of_first_bias,
-            **self._by_parameter("weight", self.hidden_gradients, self.head_gradient),
+            **self._by_parameter("weight", self.hidden_gradients[:, : self.width], self.head_gradient),
             **self._by_parameter("bias", of_biases, self.bias_gradient),
             **{f"norms.{number}.weight": gradient for number, gradient in enumerate(of_scale)},
             **{f"norms.{number}.bias": gradient for number, gradient in enumerate(of_shift)},
@@ -129,7 +135,8 @@ class FusedRecVAE:
     def refresh(self) -> None:
         """Copy the current weights, after something else changed them."""
         for name, copy in self.copies.items():
-            copy.copy_(self.run.encoder.get_parameter(name).detach())
+            parameter = self.run.encoder.get_parameter(name).detach()
+            copy[:, : parameter.shape[1]] = parameter
 
     def _adam(self, name: str) -> Bound:
         """Bind row-wise Adam for a matrix of the encoder: each row of the gradient is a bag of its own."""
@@ -204,7 +211,7 @@ class FusedRecVAE:
     def _new_room(self, users: int, stars: int) -> Room:
         output = self.output
         sizes = {"users": users, "stars": stars, "items": len(output.table), "latent": self.latent}
-        sizes |= {"hidden": self.width, "layers": len(self.biases), "chunks": CHUNKS}
+        sizes |= {"hidden": self.width, "columns": self.columns, "layers": len(self.biases), "chunks": CHUNKS}
         sizes |= {"block": output.block, "blocks": output.blocks, "width": output.width}
         return Room(sizes, {"int64": torch.int64, "real": self.real, "stored": self.dtype})
 
@@ -226,7 +233,7 @@ class Plan:
     users : Tensor of int64, shape (this process's users,)
     old : Tensor, shape (this process's users, 2 latent)
         Mean and log-variance before the step.
-    first_gradient, whole_gradient : Tensor, shape (this process's users, hidden) and (users, hidden)
+    first_gradient, whole_gradient : Tensor, shape (this process's users, columns) and (users, columns)
         After the backward pass, the gradient in the first layer's sums of rows before their weights; that of all
         processes.
     """
@@ -413,7 +420,7 @@ class Room:
     def __init__(self, sizes: Mapping[str, int], dtypes: Mapping[str, torch.dtype]) -> None:
         self.users, self.stars, self._sizes = sizes["users"], sizes["stars"], sizes
         shapes = self._shapes(self.users, self.users)
-        self._memory = {name: torch.empty(math.prod(shape), dtype=dtypes[kind]) for name, (kind, shape) in shapes}
+        self._memory = {name: torch.zeros(math.prod(shape), dtype=dtypes[kind]) for name, (kind, shape) in shapes}
 
     def _shapes(self, users: int, here: int) -> list[tuple[str, tuple[str, list[int]]]]:
         sizes, shapes = {**self._sizes, "users": users, "here": here}, []

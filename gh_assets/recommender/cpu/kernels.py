@@ -56,7 +56,8 @@ def _bag_sums(rows: Tensor, offsets: Tensor) -> Tensor:
 @kernel("""
     rows of users
     integer: is_first  # the first layer's input is `skipped` alone
-    stored users width: product, normed, out
+    stored users columns: product, out  # columns behind `width` are left as they are
+    stored users width: normed
     real width: bias, scale, shift
     real users width: skipped  # sum of the layers so far; changed
     stored users width: slopes  # of swish
@@ -95,7 +96,7 @@ def layer_forward(a, low, high):
 
 @layer_forward.replaces
 def _(a):
-    x = a.skipped if a.is_first else a.skipped + a.product + a.bias
+    x = a.skipped if a.is_first else a.skipped + a.product[:, : len(a.bias)] + a.bias
     gate, swish = torch.sigmoid(x), F.silu(x)
     inverses = (swish.var(dim=1, correction=0) + 0.1).rsqrt()
     out = F.layer_norm(swish, a.scale.shape, a.scale, a.shift, eps=0.1)
@@ -113,12 +114,12 @@ def _(a):
 @kernel("""
     rows of CHUNKS
     integer: is_first, is_last  # no later layer has written a gradient into `skipped`
-    stored users width: given  # gradient in the activations without what was skipped
+    stored users columns: given  # gradient in the activations without what was skipped
     real users width: skipped  # gradient in what is skipped from here on; changed to that before this layer
     stored users width: slopes, normed
     real users: inverses, weights
     real width: scale
-    stored users width: out  # gradient in the product; of the first layer in the sum of rows, times the user's weight
+    stored users columns: out  # gradient in the product; of the first layer in the sum of rows, times the user's weight
     real CHUNKS 3 width: sums  # gradients of scale, shift and bias
 """)
 def layer_backward(a, low, high):
@@ -161,7 +162,8 @@ def layer_backward(a, low, high):
 
 @layer_backward.replaces
 def _(a):
-    gradient = a.given if a.is_last else a.given + a.skipped
+    given = a.given[:, : len(a.scale)]
+    gradient = given if a.is_last else given + a.skipped
     inner = gradient * a.scale
     mean, along = inner.mean(dim=1, keepdim=True), (inner * a.normed).mean(dim=1, keepdim=True)
     out = a.inverses[:, None] * (inner - mean - a.normed * along) * a.slopes
@@ -387,9 +389,10 @@ def _(a):
     integer: lazy  # rows without users are left out
     int64 rows+1: row_offsets
     int64 stars: row_users
-    stored users width: gradients  # in the users' sums
+    stored users columns: gradients  # in the users' sums; columns behind `width` are ignored
     real rows width: weight
-    stored rows width: first, copy  # the copy of the weight is what products and sums see; it may be the weight itself
+    stored rows width: first
+    stored rows copied: copy  # the copy of the weight is what products and sums see; it may be the weight itself
     real rows: second
     real 5: constants  # 1 - beta1, beta2, step size, 1 / second bias correction, epsilon
 """)
@@ -423,12 +426,13 @@ def adam_of_rows(a, low, high):
 @adam_of_rows.replaces
 def _(a):
     fresh, keep, size, correction, eps = a.constants.tolist()
-    gradient = _bag_sums(a.gradients[a.row_users], a.row_offsets)
+    gradient = _bag_sums(a.gradients[a.row_users, : a.weight.shape[1]], a.row_offsets)
     first, second = a.first.lerp(gradient, fresh), keep * a.second + (1 - keep) * gradient.square().mean(dim=1)
     weight = a.weight - size * first / ((second * correction).sqrt() + eps)[:, None]
-    changed = {"first": first, "second": second, "weight": weight, "copy": weight}
-    left_out = (a.row_offsets.diff() == 0) & bool(a.lazy)
-    return {n: torch.where(left_out.view(-1, *[1] * (v.ndim - 1)), getattr(a, n), v) for n, v in changed.items()}
+    changed = (a.row_offsets.diff() > 0) | (not a.lazy)
+    copy = torch.where(changed[:, None], weight, a.copy[:, : weight.shape[1]])
+    first, weight = (torch.where(changed[:, None], *both) for both in ((first, a.first), (weight, a.weight)))
+    return {"first": first, "second": torch.where(changed, second, a.second), "weight": weight, "copy": copy}
 
 
 # -- the softmax over all items --------------------------------------------------------------------------------------

@@ -171,8 +171,13 @@ class TrainingRun:
             self.learning_rate *= 0.5 * (1 + math.cos(math.pi * (epoch - 1) / config.epochs))
 
     def batches(self, users: int) -> Iterator[NDArray[np.int64]]:
-        """Yield all users in random order, in batches of equal size: a tiny last batch would weigh as much."""
-        yield from np.array_split(self.order.permutation(users), -(-users // self.config.batch_size))
+        """Yield all users in random order, in batches of about equal size: a tiny last batch would weigh as much.
+
+        Sizes of large batches are multiples of 32, for which bfloat16 products take a quarter less time.
+        """
+        count, unit = -(-users // self.config.batch_size), 32 if self.config.batch_size >= 256 else 1
+        ends = np.rint(np.arange(1, count) * users / count / unit).astype(np.int64) * unit
+        yield from np.split(self.order.permutation(users), ends)
 
     def draw(self, users: NDArray[np.int64], dropout: float) -> tuple[Bags, Bags, Tensor]:
         """Draw the input of a step.

@@ -16,8 +16,8 @@ from gh_assets_tests.support.reference_models import assert_row_wise
 pytestmark = pytest.mark.skipif(not usable(), reason="torch runs on another thread library than GNU OpenMP")
 
 REAL = {torch.float64: torch.float64, torch.float32: torch.float32, torch.bfloat16: torch.float32}
-SIZES = {"users": 37, "width": 21, "latent": 9, "items": 70, "rows": 70, "blocks": 3, "size": 101}
-SIZES |= {"stars": 150, "every_user": 61, "every_star": 600, "boundaries": 38, "row_boundaries": 71}
+SIZES = {"users": 37, "width": 21, "columns": 23, "latent": 9, "items": 70, "rows": 70, "blocks": 3, "size": 101}
+SIZES |= {"stars": 150, "every_user": 61, "every_star": 600, "boundaries": 38, "row_boundaries": 71, "copied": 24}
 
 Arguments = dict[str, torch.Tensor | int | float]
 
