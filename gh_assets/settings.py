@@ -115,6 +115,10 @@ class Settings(BaseSettings):
     workers: int = Field(8, ge=1, le=100)
     """Maximum number of concurrent requests, to GitHub and to the bucket (1 to 100, which is GitHub's own limit)."""
 
+    threads: int | None = Field(None, ge=1, le=1024)
+    """Number of threads that train, score and evaluate models; unset: the cores that the process may use, or
+    OMP_NUM_THREADS if that is set."""
+
     keep_versions: int = Field(3, ge=0, le=100)
     """Number of earlier versions of each stored object that are kept for `gh-assets data undo`; 0: none."""
 

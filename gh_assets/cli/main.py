@@ -24,6 +24,7 @@ from gh_assets.cli.tune import tune
 from gh_assets.errors import GhAssetsError
 from gh_assets.local.home import keep_private
 from gh_assets.local.network import prepare_network
+from gh_assets.local.threads import use_threads
 from gh_assets.settings import load_settings
 
 
@@ -35,6 +36,7 @@ def cli() -> None:
     Everything runs on this machine under .gh_assets/ (or GH_ASSETS_HOME) unless GITHUB_TOKENS, MONGO_URI or GCS_BUCKET
     say otherwise.
     """
+    use_threads(load_settings().threads)
 
 
 for command in (run, status, recommend, tune, models, data, github_standin, serve, doctor):

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from gh_assets.errors import GhAssetsError
+from gh_assets.local.threads import use_threads
 from gh_assets.recommender.models.recvae import RecVAEConfig
 from gh_assets.recommender.training.training import train_recvae, training_fingerprint
 from gh_assets.registry import RECVAE, ModelRegistry
@@ -28,6 +29,7 @@ from gh_assets.storage.mongo import Collections
 def train(epochs: int, seed: int, tag: str) -> str | None:
     """Train with the other processes of the group; return the model's title in the first process."""
     settings = load_settings()
+    use_threads(settings.threads)
     first = dist.get_rank() == 0
     client = connect_gcs(settings)
     store = asset_store(settings, client)

@@ -7,6 +7,8 @@ import os
 
 from gh_assets.local.home import keep_private
 from gh_assets.local.network import prepare_network
+from gh_assets.local.threads import use_threads
+from gh_assets.settings import load_settings
 
 # Events that are written together: see `gh_assets.instance.storage`.
 os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
@@ -16,3 +18,4 @@ os.environ.setdefault("DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS", "1")
 # What Dagster writes under the home is not for other users of the machine.
 keep_private()
 prepare_network()
+use_threads(load_settings().threads)

@@ -1,4 +1,4 @@
-"""The number format of matrix products, by what the processor can do."""
+"""The device of a training and the number format of its matrix products, by what the machine can do."""
 
 import llvmlite.binding
 import torch
@@ -32,6 +32,25 @@ def precision(name: str, device: torch.device) -> torch.dtype:
         return PRECISIONS[name]
     except KeyError:
         raise ConfigurationError(f"The precision {name!r} is none of auto, {', '.join(PRECISIONS)}.") from None
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device of a name; "auto" is CUDA's if there is one, else the CPU.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigurationError(f"{name!r} is no device: give auto, cpu, cuda or cuda:1.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError(f"There is no GPU with CUDA for the device {name!r}: give auto or cpu.")
+    return device
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

@@ -7,7 +7,7 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gh_assets.errors import ConfigurationError, InvalidInteractionsError
+from gh_assets.errors import InvalidInteractionsError
 from gh_assets.recommender.cpu.allocator import freed_memory_kept
 from gh_assets.recommender.data.interactions import Csr
 from gh_assets.recommender.engine.bags import Bags, SparseEncoder
 from gh_assets.recommender.engine.checkpoints import Checkpoints, data_fingerprint
+from gh_assets.recommender.engine.precision import device_of, name_of
 from gh_assets.recommender.engine.run import Best, FusedSteps, TrainingConfig, TrainingRun
 from gh_assets.recommender.engine.spectral import item_factors
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, evaluate
@@ -42,6 +43,13 @@ class Autoencoder(Recommender):
     checkpoints : Path, optional
         Folder for the state of an unfinished training. `fit` resumes from it, with the same result as an uninterrupted
         training, and deletes it at the end.
+
+    Attributes
+    ----------
+    requested : TrainingConfig
+        The configuration that was given.
+    config : TrainingConfig
+        The configuration that the training used, with the precision that the machine has in place of "auto".
     """
 
     config_type: ClassVar[type[TrainingConfig]]
@@ -56,18 +64,10 @@ class Autoencoder(Recommender):
         checkpoints: Path | None = None,
     ) -> None:
         super().__init__()
-        self.config = config or self.config_type()
+        self.requested = self.config = config or self.config_type()
         self.on_epoch = on_epoch
         self.checkpoints = checkpoints
-        name = self.config.device
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            self.device = torch.device(name)
-        except RuntimeError:
-            raise ConfigurationError(f"{name!r} is no device: give auto, cpu, cuda or cuda:1.") from None
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise ConfigurationError(f"There is no GPU with CUDA for the device {name!r}: give auto or cpu.")
+        self.device = device_of(self.config.device)
 
     @abstractmethod
     def _networks(self) -> tuple[SparseEncoder, nn.Linear]: ...
@@ -103,12 +103,14 @@ class Autoencoder(Recommender):
     @freed_memory_kept()
     def _fit(self, stars: Csr, validation: tuple[Csr, Csr] | None) -> None:
         stars = stars[np.flatnonzero(np.diff(stars.indptr))]  # users without stars teach nothing
+        self.config = self.requested
         # The global generator keeps its state: a notebook's other draws must not depend on the training.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             self.build(self.items)
         checkpoints = self._checkpoints(stars, validation)
         run, best = self._begin(stars, checkpoints)
+        self.config = replace(self.config, precision=name_of(run.dtype))
         for epoch in range(len(self.history) + 1, self.config.epochs + 1):
             if self.history and best.epoch and len(self.history) - best.epoch >= self.config.patience:
                 break

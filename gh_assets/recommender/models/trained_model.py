@@ -35,7 +35,8 @@ class TrainedModel:
     data : dict
         Training data: fingerprint and size of the matrix, the stars of each repository (``stars_of``), and the ids of
         the users whom the model never saw (``test_users``): those of the test and those in reserve for the next one,
-        which begins at ``next_test_start``.
+        which begins at ``next_test_start``. Of a model trained in epochs also the kind of device and the number of
+        threads that trained it; the precision is in its configuration.
     """
 
     model: Recommender

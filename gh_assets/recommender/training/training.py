@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from gh_assets.errors import InvalidInteractionsError
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.data.splits import StrongGeneralizationSplit, strong_generalization_split, temporal_split
+from gh_assets.recommender.engine.precision import device_of, name_of, precision
 from gh_assets.recommender.evaluation.evaluation import (
     LENGTH_USERS,
     Evaluation,
@@ -20,6 +22,7 @@ from gh_assets.recommender.evaluation.evaluation import (
     score_as_people_have,
 )
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, evaluate_users
+from gh_assets.recommender.models.autoencoder import Autoencoder
 from gh_assets.recommender.models.base import Recommender
 from gh_assets.recommender.models.baselines import ALS, MAX_EASE_ITEMS, ItemKNN, Popularity, RP3Beta, linear_model
 from gh_assets.recommender.models.graph_filters import GFCF, SVDAE, GraphFilter
@@ -28,7 +31,7 @@ from gh_assets.recommender.models.multvae import MultVAE
 from gh_assets.recommender.models.recvae import RecVAE, RecVAEConfig
 from gh_assets.recommender.models.trained_model import TrainedModel
 
-TRAINING_VERSION = "0.1.0"
+TRAINING_VERSION = "1.1.0"
 """Part of the training fingerprint. Change it when the same data and configuration would give another model."""
 
 MIN_TIMED_SHARE = 0.5
@@ -119,6 +122,8 @@ def result_of(
         "next_test_start": split.next_test_start,
         "stars_of": np.bincount(matrix.stars.indices, minlength=matrix.stars.shape[1]).tolist(),
     }
+    if isinstance(model, Autoencoder):
+        data |= {"device": model.device.type, "threads": torch.get_num_threads()}
     sizes = {
         "train users": len(split.train_users),
         "validation users": len(split.validation_users),
@@ -213,13 +218,12 @@ def _evaluated(models: Iterable[Recommender], split: StrongGeneralizationSplit) 
 
 
 def training_fingerprint(matrix: UserItemMatrix, config: RecVAEConfig, split_seed: int, test_start: float = 0.0) -> str:
-    """Return the SHA-256 of everything that determines a training: data, configuration, split and version."""
-    determined_by = [
-        matrix.fingerprint,
-        asdict(config),
-        split_seed,
-        test_start,
-        "held out by who they are, few stars too",
-        TRAINING_VERSION,
-    ]
+    """Return the SHA-256 of everything that determines a training.
+
+    That is the data, the configuration, the split, the version, and how this machine computes: the kind of its device
+    and the precision of its products.
+    """
+    device = device_of(config.device)
+    computed = {"device": device.type, "precision": name_of(precision(config.precision, device))}
+    determined_by = [matrix.fingerprint, asdict(config) | computed, split_seed, test_start, TRAINING_VERSION]
     return hashlib.sha256(json.dumps(determined_by, sort_keys=True).encode()).hexdigest()

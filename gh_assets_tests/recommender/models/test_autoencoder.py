@@ -215,7 +215,8 @@ def test_a_model_remembers_its_configuration(tmp_path: Path) -> None:
     config = RecVAEConfig(**SMALL, gamma=0.02, device="cpu")
     model = RecVAE(config).fit(taste_matrix(users=60))
     loaded = RecVAE.load(model.save(tmp_path / "model"))
-    assert asdict(loaded.config) == {**asdict(config), "device": "auto"}
+    assert model.config.precision != config.precision == "auto"
+    assert asdict(loaded.config) == {**asdict(model.config), "device": "auto"}
 
 
 def test_an_unknown_device_is_rejected() -> None:

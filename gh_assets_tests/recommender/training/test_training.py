@@ -1,15 +1,23 @@
-"""Trainings and comparisons on a split."""
+"""Trainings and comparisons on a split: what identifies a training, and what is recorded about it."""
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import scipy.sparse as sp
+import torch
 from numpy.typing import NDArray
 
-from gh_assets.recommender import EASE, Popularity, RecVAEConfig, evaluate
-from gh_assets.recommender.training.training import best_on_validation, split_of, training_fingerprint
+from gh_assets.recommender import EASE, Popularity, RecVAE, RecVAEConfig, UserItemMatrix, evaluate
+from gh_assets.recommender.engine import precision
+from gh_assets.recommender.training.training import best_on_validation, split_of, train_recvae, training_fingerprint
 from gh_assets_tests.support.matrices import taste_matrix, with_ids
 
+SMALL = RecVAEConfig(epochs=2, hidden_size=16, latent_size=6, batch_size=40, gamma=0.01)
 MATRIX = with_ids(taste_matrix(users=600))
 SPLIT = split_of(MATRIX, 0)
 
@@ -44,3 +52,44 @@ def test_everything_that_determines_a_training_is_part_of_its_fingerprint() -> N
     ]
     assert len(set(fingerprints)) == len(fingerprints)
     assert training_fingerprint(MATRIX, RecVAEConfig(), 0, 0.0) == fingerprints[0]
+
+
+@pytest.fixture
+def matrix() -> UserItemMatrix:
+    return with_ids(taste_matrix(users=200))
+
+
+@pytest.mark.parametrize("multiplies", [True, False])
+def test_the_precision_that_a_machine_has_is_in_fingerprint_and_model(
+    matrix: UserItemMatrix, monkeypatch: pytest.MonkeyPatch, multiplies: bool
+) -> None:
+    name = "bfloat16" if multiplies else "float32"
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: multiplies)
+    fingerprint = training_fingerprint(matrix, SMALL, 0)
+    assert fingerprint == training_fingerprint(matrix, replace(SMALL, precision=name), 0)
+    trained = train_recvae(matrix, SMALL).trained
+    assert trained.model.to_config()["precision"] == name
+    assert trained.data["device"] == RecVAE(SMALL).device.type
+    assert trained.data["threads"] == torch.get_num_threads()
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: not multiplies)
+    assert fingerprint != training_fingerprint(matrix, SMALL, 0)
+
+
+@contextmanager
+def busy_neighbours(count: int) -> Iterator[None]:
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_weights_do_not_depend_on_how_busy_the_machine_is(matrix: UserItemMatrix, restored_threads: None) -> None:
+    torch.set_num_threads(2)
+    config = replace(SMALL, hidden_size=64)
+    quiet = train_recvae(matrix, config).trained.model.weights()
+    with busy_neighbours(2):
+        busy = train_recvae(matrix, config).trained.model.weights()
+    assert all(np.array_equal(values, busy[name]) for name, values in quiet.items())
