@@ -1,6 +1,6 @@
 """`recvae_model`: RecVAE trained on the matrix, evaluated on held-out users, and registered."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from gh_assets.serving.current_model import model_cache
 
 if TYPE_CHECKING:
     from gh_assets.instance.internals import RawMetadataValue
+    from gh_assets.recommender.engine.progress import TrainingProgress
     from gh_assets.recommender.models.recvae import RecVAEConfig
 
 
@@ -85,12 +86,14 @@ def recvae_model(
             registered, history = before.registered, before.trained.model.history
             sizes: Mapping[str, int] = {}
         else:
+            log = _TrainingLog(context, wanted.epochs)
             result = train_recvae(
                 user_item_matrix,
                 wanted,
                 split_seed=config.seed,
                 test_start=test_start,
-                on_epoch=_epoch_progress(context, wanted.epochs),
+                on_epoch=log.after_epoch,
+                on_progress=log.within_epoch,
                 checkpoints=registry.settings().home_path / "checkpoints" / fingerprint,
             )
             lineage = matrix_lineage(gcs.asset_store())
@@ -103,15 +106,17 @@ def recvae_model(
     return dg.MaterializeResult(metadata={**metadata, **timing})
 
 
-def _epoch_progress(context: dg.AssetExecutionContext, epochs: int) -> Callable[[dict[str, float]], None]:
-    """Return a function that reports the progress of a training after each epoch."""
-    progress = asset_progress(context)
+class _TrainingLog:
+    """Reports the progress of a training, within each epoch and after it."""
 
-    def report(row: dict[str, float]) -> None:
-        left = (epochs - row["epoch"]) * (row["seconds"] + row.get("validation_seconds", 0.0))
+    def __init__(self, context: dg.AssetExecutionContext, epochs: int) -> None:
+        self._progress, self._epochs = asset_progress(context), epochs
+        self._last_epoch = ""
+
+    def within_epoch(self, state: "TrainingProgress") -> None:
+        self._progress.report("recvae_model", state.epoch - 1, state.epochs, f"{state}{self._last_epoch}")
+
+    def after_epoch(self, row: dict[str, float]) -> None:
         text = f"loss {row['loss']:.1f}, validation {MAIN_METRIC} {row.get(MAIN_METRIC, float('nan')):.4f}"
-        if left:
-            text += f", at most {left:.0f} s left"
-        progress.report("recvae_model", int(row["epoch"]), epochs, text)
-
-    return report
+        self._last_epoch = f"; after epoch {row['epoch']:.0f}: {text}"
+        self._progress.report("recvae_model", int(row["epoch"]), self._epochs, text)

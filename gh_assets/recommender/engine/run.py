@@ -151,6 +151,7 @@ class TrainingRun:
         }
         self.output = SoftmaxOutput(decoder.weight, decoder.bias, self.dtype)
         self.posteriors: Tensor | None = None
+        self.on_batch: Callable[[int], None] = lambda users: None
         self.fused = fused_steps(self) if fused_steps is not None else None
 
     def _touched_share(self) -> float:
@@ -177,7 +178,9 @@ class TrainingRun:
         """
         count, unit = -(-users // self.config.batch_size), 32 if self.config.batch_size >= 256 else 1
         ends = np.rint(np.arange(1, count) * users / count / unit).astype(np.int64) * unit
-        yield from np.split(self.order.permutation(users), ends)
+        for batch in np.split(self.order.permutation(users), ends):
+            yield batch
+            self.on_batch(len(batch))
 
     def draw(self, users: NDArray[np.int64], dropout: float) -> tuple[Bags, Bags, Tensor]:
         """Draw the input of a step.

@@ -22,6 +22,7 @@ from gh_assets.recommender.data.interactions import Csr
 from gh_assets.recommender.engine.bags import Bags, SparseEncoder
 from gh_assets.recommender.engine.checkpoints import Checkpoints, data_fingerprint
 from gh_assets.recommender.engine.precision import device_of, name_of
+from gh_assets.recommender.engine.progress import ProgressMeter, TrainingProgress
 from gh_assets.recommender.engine.run import Best, FusedSteps, TrainingConfig, TrainingRun
 from gh_assets.recommender.engine.spectral import item_factors
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, evaluate
@@ -40,6 +41,8 @@ class Autoencoder(Recommender):
         Of the model's `config_type`.
     on_epoch : callable, optional
         Called with the row of `history` after each epoch.
+    on_progress : callable, optional
+        Called with a `TrainingProgress` within an epoch, at most once a second.
     checkpoints : Path, optional
         Folder for the state of an unfinished training. `fit` resumes from it, with the same result as an uninterrupted
         training, and deletes it at the end.
@@ -62,12 +65,18 @@ class Autoencoder(Recommender):
         config: TrainingConfig | None = None,
         on_epoch: Callable[[dict[str, float]], None] | None = None,
         checkpoints: Path | None = None,
+        on_progress: Callable[[TrainingProgress], None] | None = None,
     ) -> None:
         super().__init__()
         self.requested = self.config = config or self.config_type()
-        self.on_epoch = on_epoch
+        self.on_epoch, self.on_progress = on_epoch, on_progress
         self.checkpoints = checkpoints
         self.device = device_of(self.config.device)
+
+    @property
+    def passes(self) -> int:
+        """Number of passes over the users in an epoch."""
+        return 1
 
     @abstractmethod
     def _networks(self) -> tuple[SparseEncoder, nn.Linear]: ...
@@ -111,9 +120,13 @@ class Autoencoder(Recommender):
         checkpoints = self._checkpoints(stars, validation)
         run, best = self._begin(stars, checkpoints)
         self.config = replace(self.config, precision=name_of(run.dtype))
+        report = self.on_progress or (lambda progress: None)
+        meter = ProgressMeter(report, stars.shape[0], self.passes, len(self.history), self.config.epochs)
+        run.on_batch = meter.count
         for epoch in range(len(self.history) + 1, self.config.epochs + 1):
             if self.history and best.epoch and len(self.history) - best.epoch >= self.config.patience:
                 break
+            meter.begin_epoch(epoch)
             row = self.train_epoch(epoch, run)
             if validation is not None:
                 started = time.perf_counter()

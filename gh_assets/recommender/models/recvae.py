@@ -140,6 +140,10 @@ class RecVAE(Autoencoder):
     config: RecVAEConfig
     encoder: Encoder
 
+    @property
+    def passes(self) -> int:
+        return self.config.encoder_passes + 1
+
     def _networks(self) -> tuple[SparseEncoder, nn.Linear]:
         config = self.config
         encoder = Encoder(self.items, config.hidden_size, config.latent_size)

@@ -13,6 +13,7 @@ from gh_assets.errors import InvalidInteractionsError
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.data.splits import StrongGeneralizationSplit, strong_generalization_split, temporal_split
 from gh_assets.recommender.engine.precision import device_of, name_of, precision
+from gh_assets.recommender.engine.progress import TrainingProgress
 from gh_assets.recommender.evaluation.evaluation import (
     LENGTH_USERS,
     Evaluation,
@@ -60,6 +61,7 @@ def train_recvae(
     split_seed: int = 0,
     test_start: float = 0.0,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
+    on_progress: Callable[[TrainingProgress], None] | None = None,
     checkpoints: Path | None = None,
 ) -> TrainingResult:
     """Train RecVAE and evaluate it by strong generalization, beside popularity.
@@ -74,6 +76,8 @@ def train_recvae(
         Place of the first test user; see `strong_generalization_split`.
     on_epoch : callable, optional
         Called with the row of history after each epoch.
+    on_progress : callable, optional
+        Called within an epoch.
     checkpoints : Path, optional
         Folder from which an interrupted training goes on.
 
@@ -83,7 +87,8 @@ def train_recvae(
         If there are too few users with enough stars.
     """
     split = split_of(matrix, split_seed, test_start)
-    model = RecVAE(config, on_epoch=on_epoch, checkpoints=checkpoints).fit(split.train, split.validation)
+    model = RecVAE(config, on_epoch=on_epoch, checkpoints=checkpoints, on_progress=on_progress)
+    model.fit(split.train, split.validation)
     return result_of(matrix, split, model, {Popularity.name: Popularity().fit(split.train)})
 
 
