@@ -36,9 +36,9 @@ def hybrid_model(
 ) -> dg.MaterializeResult[None]:
     """The registered hybrid of the current matrix.
 
-    RecVAE, EASE, a graph filter and popularity together: the sum of their standardized scores. The weights depend on
-    the number of a user's known stars, and are those that are best on the validation users with their histories cut to
-    1, 2, 3, 5, ... stars. Registered under its own name.
+    RecVAE, EASE, a graph filter, GF-CF and popularity together: the sum of their standardized scores. The weights
+    depend on the number of a user's known stars, and are those that are best on the validation users with their
+    histories cut to 1, 2, 3, 5, ... stars. Registered under its own name.
     """
     from gh_assets.recommender.models.hybrid import Hybrid
     from gh_assets.recommender.training.training import train_hybrid
@@ -48,12 +48,12 @@ def hybrid_model(
         cache = model_cache(registry.settings())
         recvae = newest_model(models, cache, RECVAE, config.tag, user_item_matrix)
         base = recvae.registered
-        fingerprint = f"blend of {base.sha256} by known stars, split {config.seed}"
+        fingerprint = f"blend of {base.sha256} by known stars with GF-CF, split {config.seed}"
         before = trained_before(context, models, cache, HYBRID, fingerprint)
         if before is not None:
             registered, hybrid = before.registered, before.trained.model
         else:
-            progress.report("hybrid_model", 0, 1, "the linear model and the graph filter")
+            progress.report("hybrid_model", 0, 1, "the models in closed form")
             result = train_hybrid(
                 user_item_matrix, recvae.trained.model, split_seed=config.seed, test_start=own_test_start(recvae)
             )

@@ -1,15 +1,13 @@
 """A blend of recommenders whose weights depend on how many stars of a user are known."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from gh_assets.errors import ConfigurationError, GhAssetsError, StoredDataError
-from gh_assets.recommender.cpu.blending import add_standardized
+from gh_assets.recommender.cpu.blending import add_standardized, discounted_gains
 from gh_assets.recommender.cpu.compilation import call
 from gh_assets.recommender.data.interactions import Csr, row_numbers
 from gh_assets.recommender.data.splits import cut_histories, sample_users
@@ -23,11 +21,11 @@ from gh_assets.recommender.models.recvae import RecVAE
 KNOTS = (1, 2, 3, 5, 10, 20, 50)
 """Numbers of known stars for which weights are chosen; between them, weights are linear in the logarithm."""
 
-POPULARITIES = (-0.45, -0.3, -0.15, 0.0, 0.15, 0.3, 0.6)
-"""Candidates for the weight of popularity beside the parts."""
+POPULARITY_SPREAD = 0.25
+"""Standard deviation of the candidates for the weight of popularity; the weights of the parts add up to 1."""
 
-GRID_POINTS = 25
-"""Maximum number of candidates for the weights of the parts."""
+MIXTURES = 512
+"""Number of candidates for the weights."""
 
 CHOOSING_USERS = 500
 """Validation users on whom the weights are chosen. Candidates are compared user by user, so more hardly matter: at this
@@ -47,6 +45,11 @@ PARTS: Mapping[str, type[Recommender]] = {
 """Models that a saved hybrid can consist of, by name."""
 
 
+def closed_form_parts(items: int) -> list[Recommender]:
+    """Return the models, not fitted yet, that are blended with RecVAE."""
+    return [linear_model(items), GraphFilter(), GFCF()]
+
+
 class Hybrid(Recommender):
     """Blend of recommenders: ``Σ weight × part + popularity × log(1 + stars)``.
 
@@ -58,7 +61,7 @@ class Hybrid(Recommender):
     Parameters
     ----------
     parts : Recommender
-        Parts that are fitted already are not fitted again. Without any: RecVAE, a linear model and a graph filter.
+        Parts that are fitted already are not fitted again. Without any: RecVAE and `closed_form_parts`.
     weights : array_like, shape (parts,) or (knots, parts), optional
         Used if `fit` gets no validation users to choose them on; by default, all parts weigh the same.
     popularity : float or array_like, shape (knots,)
@@ -78,7 +81,7 @@ class Hybrid(Recommender):
     ) -> None:
         super().__init__()
         self.parts, self.knots = list(parts), tuple(knots)
-        count = len(parts) or 3
+        count = len(parts) or 4
         chosen = np.full(count, 1 / count) if weights is None else np.asarray(weights, np.float64)
         shape = (len(self.knots), count)
         if chosen.shape not in (shape, shape[1:]) or not (np.isfinite(chosen) & (chosen >= 0)).all():
@@ -90,7 +93,7 @@ class Hybrid(Recommender):
 
     def _fit(self, stars: Csr, validation: tuple[Csr, Csr] | None) -> None:
         if not self.parts:
-            self.parts = [RecVAE(), linear_model(self.items), GraphFilter()]
+            self.parts = [RecVAE(), *closed_form_parts(self.items)]
         for part in self.parts:
             if not part.items:
                 part.fit(stars, validation)
@@ -111,7 +114,7 @@ class Hybrid(Recommender):
         users = sample_users(held_out, CHOOSING_USERS)
         given, hidden = fold_in[users], held_out[users]
         lengths = np.diff(given.indptr)
-        grid = _grid(len(self.parts))
+        candidates = _mixtures(len(self.parts))
         known, gains = [], []
         for length in (*self.knots, None):
             # A history that has no more stars than the knot is the whole one, which comes last.
@@ -119,16 +122,16 @@ class Hybrid(Recommender):
             cut = cut_histories(given, length)
             for start in range(0, len(rows), USERS_AT_ONCE):
                 batch = rows[start : start + USERS_AT_ONCE]
-                gains.append(self._gains(cut[batch], hidden[batch], grid))
+                gains.append(self._gains(cut[batch], hidden[batch], candidates))
                 known.append(np.diff(cut.indptr)[batch])
         gained, logarithms = np.concatenate(gains), np.log(np.maximum(np.concatenate(known), 1))
-        return self._smoothed(grid, gained, logarithms)
+        return self._smoothed(candidates, gained, logarithms)
 
     def _smoothed(
-        self, grid: NDArray[np.float32], gains: NDArray[np.float64], logarithms: NDArray[np.float64]
+        self, mixtures: NDArray[np.float32], gains: NDArray[np.float64], logarithms: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return for each knot the mean of the candidates that are as good as the best within their noise."""
-        chosen: list[NDArray[np.float32]] = []
+        """Return for each knot the mean of the candidates, weighted by how likely each is as good as the best one."""
+        chosen: list[NDArray[np.float64]] = []
         for knot in self.knots:
             near = np.maximum(1 - np.abs(logarithms - np.log(knot)), 0)  # histories up to e times as long count
             if knot == self.knots[-1]:
@@ -139,14 +142,15 @@ class Hybrid(Recommender):
             near = near if near.any() else np.ones_like(near)
             means = near @ gains / near.sum()
             best = int(np.argmax(means))
-            differences = gains[:, [best]] - gains
-            centred = differences - (means[best] - means)
+            behind = means[best] - means
+            centred = gains[:, [best]] - gains - behind
             errors = np.sqrt(np.square(near) @ np.square(centred)) / near.sum()
-            chosen.append(grid[means[best] - means <= NOISE * errors].mean(axis=0))
+            likely = np.exp(-0.5 * np.square(behind / np.maximum(errors, 1e-12)))
+            chosen.append(likely @ mixtures / likely.sum())
         weights = np.array(chosen, np.float64)
         return weights[:, :-1], weights[:, -1]
 
-    def _gains(self, given: Csr, hidden: Csr, grid: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _gains(self, given: Csr, hidden: Csr, mixtures: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return NDCG@100 of each user for each candidate, (users, candidates)."""
         shape, ones = (given.shape[0], self.items), np.ones(given.shape[0], np.float32)
         seen = row_numbers(given), given.indices
@@ -159,21 +163,22 @@ class Hybrid(Recommender):
             masked[seen] = -np.inf
             best.append(best_items(masked, min(CANDIDATES, self.items))[0])
         candidates = np.sort(np.concatenate(best, axis=1), axis=1)
-        unknown = candidates < 0
-        unknown[:, 1:] |= candidates[:, 1:] == candidates[:, :-1]
-        relevant = torch.from_numpy(contains(hidden, np.where(unknown, -1, candidates)))
-        chosen = torch.from_numpy(
-            np.stack([np.take_along_axis(part, candidates.clip(0), axis=1) for part in parts], axis=2)
+        candidates[:, 1:][candidates[:, 1:] == candidates[:, :-1]] = -1  # an item that several parts have among theirs
+        candidates = -np.sort(-candidates, axis=1)
+        users, places = contains(hidden, candidates).nonzero()
+        depth = min(NDCG_AT, self.items)
+        discount = 1 / np.log2(np.arange(2, depth + 2))
+        gains: NDArray[np.float64] = call(
+            discounted_gains,
+            np.stack([np.take_along_axis(part, candidates.clip(0), axis=1) for part in parts], axis=1),
+            (candidates >= 0).sum(axis=1),
+            places,
+            np.searchsorted(users, np.arange(len(candidates) + 1)),
+            mixtures,
+            discount,
         )
-        nothing = torch.from_numpy(unknown)
-        depth = min(NDCG_AT, candidates.shape[1])
-        discount = 1 / torch.log2(torch.arange(2, depth + 2, dtype=torch.float32))
-        ideal = discount.cumsum(0)[np.minimum(np.diff(hidden.indptr), depth) - 1]
-        gains = np.empty((shape[0], len(grid)))
-        for column, weights in enumerate(torch.from_numpy(grid)):
-            top = (chosen @ weights).masked_fill(nothing, -torch.inf).topk(depth, dim=1).indices
-            gains[:, column] = ((relevant.gather(1, top) * discount).sum(dim=1) / ideal).numpy()
-        return gains
+        ideal: NDArray[np.float64] = discount.cumsum()[np.minimum(np.diff(hidden.indptr), depth) - 1]
+        return gains / ideal[:, None]
 
     # -- use -----------------------------------------------------------------------------------------------------
 
@@ -262,9 +267,6 @@ class Hybrid(Recommender):
 FORMER_PARTS = ("first", "second")
 """Names of the parts of hybrids that were saved before they could have three."""
 
-NOISE = 0.5
-"""Standard errors of the difference to the best within which candidates for the weights are averaged."""
-
 
 def _part(document: Mapping[str, Any]) -> Recommender:
     if document["model"] not in PARTS:
@@ -272,17 +274,15 @@ def _part(document: Mapping[str, Any]) -> Recommender:
     return PARTS[document["model"]].from_config(document["config"])
 
 
-def _grid(parts: int) -> NDArray[np.float32]:
-    """Return the candidates for the weights of the parts and, in the last column, of popularity; the last is alone."""
-    steps = 20
-    while parts > 1 and len(list(combinations(range(steps + parts - 1), parts - 1))) > GRID_POINTS:
-        steps -= 1
-    mixtures = []
-    for bars in combinations(range(steps + parts - 1), parts - 1):
-        borders = np.array([-1, *bars, steps + parts - 1])
-        mixtures.append((np.diff(borders) - 1) / steps)
-    grid = [[*mixture, popularity] for mixture in mixtures for popularity in POPULARITIES]
-    return np.array([*grid, [0.0] * parts + [1.0]], np.float32)
+def _mixtures(parts: int) -> NDArray[np.float32]:
+    """Return candidates for the weights of the parts and, in the last column, of popularity.
+
+    They are drawn at random, the parts' evenly from all that are possible; each part and popularity alone are added.
+    """
+    generator = np.random.default_rng(0)
+    mixtures = generator.dirichlet(np.ones(parts), MIXTURES)
+    drawn = np.column_stack([mixtures, generator.normal(0, POPULARITY_SPREAD, MIXTURES)])
+    return np.concatenate([drawn, np.eye(parts + 1)]).astype(np.float32)
 
 
 MODELS: Mapping[str, type[Recommender]] = {**PARTS, Hybrid.name: Hybrid}

@@ -27,7 +27,7 @@ from gh_assets.recommender.models.autoencoder import Autoencoder
 from gh_assets.recommender.models.base import Recommender
 from gh_assets.recommender.models.baselines import ALS, MAX_EASE_ITEMS, ItemKNN, Popularity, RP3Beta, linear_model
 from gh_assets.recommender.models.graph_filters import GFCF, SVDAE, GraphFilter
-from gh_assets.recommender.models.hybrid import Hybrid
+from gh_assets.recommender.models.hybrid import Hybrid, closed_form_parts
 from gh_assets.recommender.models.multvae import MultVAE
 from gh_assets.recommender.models.recvae import RecVAE, RecVAEConfig
 from gh_assets.recommender.models.trained_model import TrainedModel
@@ -95,7 +95,7 @@ def train_recvae(
 def train_hybrid(
     matrix: UserItemMatrix, recvae: Recommender, *, split_seed: int = 0, test_start: float = 0.0
 ) -> TrainingResult:
-    """Blend a RecVAE trained by `train_recvae` on this matrix and seed with a linear model and a graph filter.
+    """Blend a RecVAE trained by `train_recvae` on this matrix and seed with models in closed form.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def train_hybrid(
         Those of the RecVAE's split.
     """
     split = split_of(matrix, split_seed, test_start)
-    model = Hybrid(recvae, linear_model(matrix.stars.shape[1]), GraphFilter()).fit(split.train, split.validation)
+    model = Hybrid(recvae, *closed_form_parts(matrix.stars.shape[1])).fit(split.train, split.validation)
     return result_of(matrix, split, model, {part.name: part for part in model.parts})
 
 
@@ -212,7 +212,7 @@ def compare_in_time(matrix: UserItemMatrix, config: RecVAEConfig) -> tuple[list[
         raise InvalidInteractionsError(f"Only {matrix.timed_share:.0%} of the stars have a time.")
     split, date = temporal_split(matrix.stars, matrix.starred_at)
     recvae = RecVAE(config).fit(split.train, split.validation)
-    hybrid = Hybrid(recvae, linear_model(matrix.stars.shape[1]), GraphFilter()).fit(split.train, split.validation)
+    hybrid = Hybrid(recvae, *closed_form_parts(matrix.stars.shape[1])).fit(split.train, split.validation)
     return _evaluated([Popularity().fit(split.train), *hybrid.parts, hybrid], split), date
 
 
