@@ -187,13 +187,13 @@ LEADERBOARD = TableSchema(
             f"ndcg_at_100_of_{known}": Column(
                 pl.Float64(), f"NDCG@100 of users who have {known}", nullable=True, added=True
             )
-            for known in (1, 2, 3)
+            for known in (1, 2, 3, 4)
         },
         **{
             f"users_of_{group}": Column(
                 pl.Int64(), f"Number of users of ndcg_at_100_of_{group}", nullable=True, added=True
             )
-            for group in ("1", "2", "3", "1_to_4", "5_to_20", "21_up")
+            for group in ("1", "2", "3", "4", "1_to_4", "5_to_20", "21_up")
         },
         **{
             f"ndcg_at_100_given_{length}": Column(

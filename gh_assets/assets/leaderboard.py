@@ -21,6 +21,7 @@ from gh_assets.registry.training import matrix_lineage, register
 from gh_assets.resources import GcsResource, RegistryResource
 from gh_assets.schemas import LEADERBOARD
 from gh_assets.serving.current_model import model_cache
+from gh_assets.serving.leaderboard import KNOWN_STARS, USERS_HELD_OUT, Standing, standings
 
 if TYPE_CHECKING:
     from gh_assets.recommender.data.splits import StrongGeneralizationSplit
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from gh_assets.recommender.models.base import Recommender
     from gh_assets.recommender.models.hybrid import Hybrid
 
-
-USERS_HELD_OUT = "users held out"
-"""Value of the column ``split`` for the split by users."""
 
 STARS_HELD_OUT = "later stars held out"
 """Value of the column ``split`` for the split by time."""
@@ -69,7 +67,8 @@ def leaderboard(
 
     One row is one recommender on one kind of split: held-out users, and, where stars have times, held-out later stars.
     RecVAE and the hybrid are the registered models; popularity, item neighbours, EASE, a graph filter, iALS and
-    Mult-VAE are trained and tuned on the same users. With confidence intervals, coverage and popularity bias.
+    Mult-VAE are trained and tuned on the same users. With confidence intervals, coverage and popularity bias, with the
+    users' histories cut to 1, 2, 3, 5 and 10 known stars, and for people who really have few.
     """
     from gh_assets.recommender.models.hybrid import Hybrid
     from gh_assets.recommender.training.training import best_on_validation, compare, split_of
@@ -95,7 +94,13 @@ def leaderboard(
             # The best model is a candidate for champion, so it has to be in the registry, baseline or not.
             _register_baseline(context, config, user_item_matrix, split, leader, gcs, models)
         tables = [_table(USERS_HELD_OUT, rows)]
-        metadata: dict[str, Any] = {"leaderboard": _markdown(rows, MAIN_METRIC), "plot": _plot(rows, MAIN_METRIC)}
+        by_known_stars = standings(tables[0])
+        metadata: dict[str, Any] = {
+            "leaderboard": _markdown(rows, MAIN_METRIC),
+            "known_stars": _known_stars(by_known_stars),
+            "people": _people(by_known_stars),
+            "plot": _plot(rows, by_known_stars, MAIN_METRIC),
+        }
         if config.in_time:
             start("before and after a date")
             table, shown = _compare_in_time(context, user_item_matrix, hybrid)
@@ -177,15 +182,37 @@ def _markdown(rows: "Sequence[Evaluation]", metric: str) -> dg.MarkdownMetadataV
     return markdown_table(header, body)
 
 
-def _plot(rows: "Sequence[Evaluation]", metric: str) -> dg.MarkdownMetadataValue:
+def _known_stars(rows: Sequence[Standing]) -> dg.MarkdownMetadataValue:
+    """Return the main metric of the same users with their histories cut."""
+    header = ["model", *(f"{known} known" for known in KNOWN_STARS), "as people have"]
+    return markdown_table(header, [(row.model, *row.cut.values(), row.as_people_have) for row in rows])
+
+
+def _people(rows: Sequence[Standing]) -> dg.MarkdownMetadataValue:
+    """Return the main metric of people by the number of known stars that they really have, and their numbers."""
+    header = ["model", *(f"{group} ({users:,} users)" for group, (_, users) in rows[0].people.items())]
+    return markdown_table(header, [(row.model, *(score for score, _ in row.people.values())) for row in rows])
+
+
+def _plot(rows: "Sequence[Evaluation]", by_known_stars: Sequence[Standing], metric: str) -> dg.MarkdownMetadataValue:
+    """Return a plot of whole histories with intervals, and one of all lengths."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 0.6 + 0.4 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
+    from gh_assets.recommender.models.baselines import Popularity
+
+    figure = Figure(figsize=(11, 1.2 + 0.4 * len(rows)), layout="constrained")
+    axes, lines = figure.subplots(1, 2)
     names = [row.name for row in reversed(rows)]
     intervals = [row.interval(metric) for row in reversed(rows)]
     means, low, high = np.array([(interval.mean, interval.low, interval.high) for interval in intervals]).T
     colors = ["tab:blue" if name in SERVED else "tab:gray" for name in names]
     axes.barh(names, means, xerr=[means - low, high - means], color=colors, ecolor="black", capsize=3)
     axes.set_xlabel(f"{metric} on held-out users, 95 % intervals")
+    for row in by_known_stars:
+        style = "--" if row.model == Popularity.name else "-"
+        lines.plot(list(row.cut), list(row.cut.values()), style, label=row.model, marker=".")
+    lines.set_xlabel("known stars of the same users")
+    lines.set_ylabel(metric)
+    lines.set_ylim(bottom=0)
+    lines.legend(fontsize="small")
     return figure_metadata(figure, "Leaderboard")

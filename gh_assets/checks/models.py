@@ -4,9 +4,9 @@ import dagster as dg
 import polars as pl
 
 from gh_assets.assets import champion, leaderboard, recommendations, recvae_model
-from gh_assets.assets.leaderboard import USERS_HELD_OUT
 from gh_assets.registry import CHAMPION, HYBRID, PURPOSE, RECVAE, SERVED
 from gh_assets.resources import RegistryResource
+from gh_assets.serving.leaderboard import USERS_HELD_OUT
 
 
 @dg.asset_check(asset=recvae_model)

@@ -8,7 +8,6 @@ import dagster as dg
 from dagster import DagsterExecutionInterruptedError, DagsterInstance
 
 from gh_assets.assets.definition import REPO_PARTITIONS
-from gh_assets.assets.leaderboard import USERS_HELD_OUT
 from gh_assets.assets.retries import without_retries
 from gh_assets.automation.archive_ops import read_days_of_the_archive
 from gh_assets.automation.jobs import archive_job, range_tags, refresh_job, repos_job
@@ -25,6 +24,7 @@ from gh_assets.instance.launcher import OWN_PROCESS, execute_job, fail_dead_runs
 from gh_assets.local.progress import Progress, use_progress
 from gh_assets.services.connections import asset_store, open_mongo
 from gh_assets.services.world import claim_world, has_only_archive, world_identity
+from gh_assets.serving.leaderboard import USERS_HELD_OUT
 from gh_assets.settings import Settings
 
 MATRIX_CHECK_OP = "user_item_matrix_matrix_is_like_the_last"

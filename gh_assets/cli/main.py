@@ -14,6 +14,7 @@ from gh_assets import __version__
 from gh_assets.cli.data import data
 from gh_assets.cli.doctor import doctor
 from gh_assets.cli.github_standin import github_standin
+from gh_assets.cli.leaderboard import leaderboard
 from gh_assets.cli.models import models
 from gh_assets.cli.output import discard_output, escape, prepare_terminal, stderr
 from gh_assets.cli.recommend import recommend
@@ -39,7 +40,7 @@ def cli() -> None:
     use_threads(load_settings().threads)
 
 
-for command in (run, status, recommend, tune, models, data, github_standin, serve, doctor):
+for command in (run, status, leaderboard, recommend, tune, models, data, github_standin, serve, doctor):
     cli.add_command(command)
 
 

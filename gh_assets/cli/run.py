@@ -5,9 +5,11 @@ from typing import Any
 
 import click
 
+from gh_assets.cli.leaderboard import leaderboard_tables
 from gh_assets.cli.options import ChainOptions, options_of
 from gh_assets.cli.output import Table, json_option, print_json, show_progress, stdout, wrapping
 from gh_assets.cli.status import print_status
+from gh_assets.serving.leaderboard import read_standings
 from gh_assets.settings import Settings, load_settings
 
 
@@ -35,6 +37,8 @@ def run(options: ChainOptions, as_json: bool) -> None:
 
 
 def _print_summary(settings: Settings, status: dict[str, Any], summary: dict[str, Any], seconds: float) -> None:
+    from gh_assets.services.connections import asset_store
+
     console = stdout()
     console.print(f"\n[bold]Done in {seconds:.0f} s.[/] The data are in {settings.home_path}")
     print_status(status)
@@ -43,7 +47,7 @@ def _print_summary(settings: Settings, status: dict[str, Any], summary: dict[str
         table = Table("model", *next(iter(board.values())), title="Metrics on held-out users", title_justify="left")
         for name, metrics in board.items():
             table.add_row(name, *(f"{value:.4f}" for value in metrics.values()))
-        console.print(table)
+        console.print(table, *leaderboard_tables(read_standings(asset_store(settings))))
     if examples:
         columns = (wrapping("user"), wrapping("recommended"), wrapping("because of"))
         table = Table(*columns, title="Example recommendations", title_justify="left")

@@ -27,6 +27,7 @@ from gh_assets.registry import RegisteredModel
 from gh_assets.services.connections import asset_store, open_mongo
 from gh_assets.serving.catalogue import Catalogue, Description, Neighbour
 from gh_assets.serving.current_model import LoadedModel, load_current_model, model_identity
+from gh_assets.serving.leaderboard import Standing, read_standings
 from gh_assets.serving.ranking import Ranker, Recommendation, Similar
 from gh_assets.serving.requests import DEFAULT_REQUEST, MAX_PAGED_RECOMMENDATIONS, RecommendationRequest
 from gh_assets.settings import Settings
@@ -226,9 +227,11 @@ class ServingSnapshot:
     former_names : mapping of str to int
         Ids by lower-case names that repositories once had.
     generations : sequence of int
-        Generations of the objects of `SNAPSHOT_ASSETS`.
+        Generations of the objects of `SNAPSHOT_ASSETS` and the leaderboard.
     data_time : datetime or None
         When the matrix was written (UTC).
+    standings : sequence of Standing
+        The leaderboard; empty if there is none.
     """
 
     def __init__(
@@ -239,11 +242,13 @@ class ServingSnapshot:
         former_names: Mapping[str, int],
         generations: Sequence[int] = (),
         data_time: dt.datetime | None = None,
+        standings: Sequence[Standing] = (),
     ) -> None:
         self.served = served
         self.catalogue = catalogue
         self.users = users
         self.data_time = data_time
+        self.standings = standings
         self.loaded_at = dt.datetime.now(dt.UTC)
         self.ranker = Ranker(served.trained, catalogue)
         self._ids = {
@@ -405,7 +410,9 @@ class ServingSnapshot:
 
 
 def data_generations(store: AssetStore) -> tuple[tuple[int, ...], dt.datetime | None]:
-    """Return the generations of the objects of `SNAPSHOT_ASSETS`, and when the matrix was written.
+    """Return the generations of the objects of `SNAPSHOT_ASSETS` and the leaderboard, and when the matrix was written.
+
+    The generation of a leaderboard that does not exist is 0.
 
     Raises
     ------
@@ -418,7 +425,9 @@ def data_generations(store: AssetStore) -> tuple[tuple[int, ...], dt.datetime | 
         if described is None:
             raise StoredDataError(f"There is no {asset} yet: run gh-assets run, or materialize it.")
         objects.append(described)
-    return tuple(described.generation for described in objects), objects[-1].created
+    board = store.describe("leaderboard", "parquet")
+    generations = [*(described.generation for described in objects), 0 if board is None else board.generation]
+    return tuple(generations), objects[-1].created
 
 
 def load_snapshot(
@@ -440,12 +449,13 @@ def load_snapshot(
     StoredDataError, ServiceUnavailableError
     """
     generations, data_time = data_generations(store)
-    if previous is not None and previous.version.generations == generations:
+    data = len(SNAPSHOT_ASSETS)
+    if previous is not None and previous.version.generations[:data] == generations[:data]:
         catalogue, users = previous.catalogue, previous.users
     else:
         catalogue = Catalogue(store.read_table("repos"))
         users = UserIndex(store.read_matrix("user_item_matrix"))
-    return ServingSnapshot(model, catalogue, users, names, generations, data_time)
+    return ServingSnapshot(model, catalogue, users, names, generations, data_time, read_standings(store))
 
 
 def load_current_snapshot(settings: Settings) -> ServingSnapshot:

@@ -228,6 +228,8 @@ async def model(request: Request) -> Response:
         model=snapshot.model,
         interval=snapshot.model.intervals.get(snapshot.model.metric),
         board=plots.leaderboard_plot(snapshot.model),
+        standings=snapshot.standings,
+        known=plots.known_stars_plot(snapshot.standings, snapshot.model.name),
         history=plots.history_plot(served, snapshot.model.metric, champions),
         moves=view.moves[:MODEL_CHANGES],
     )

@@ -5,8 +5,15 @@ from dataclasses import dataclass
 
 from gh_assets.registry import RegisteredModel
 from gh_assets.registry.documents import leaderboard
+from gh_assets.serving.leaderboard import Standing
 
 WIDTH, ROW, HEIGHT = 640, 34, 220
+LABEL = 96
+"""Width of the labels at the ends of lines."""
+
+POPULARITY = "popularity"
+"""Name of the baseline that is drawn dashed."""
+
 LEFT, RIGHT, TOP, BOTTOM = 96, 72, 16, 36
 
 
@@ -39,6 +46,55 @@ def leaderboard_plot(model: RegisteredModel) -> list[Bar]:
         low, high = (None, None) if ends is None else (LEFT + scaled(ends[0]), LEFT + scaled(ends[1]))
         bars.append(Bar(name, value, TOP + place * ROW, scaled(value), low, high, name == model.name))
     return bars
+
+
+@dataclass(frozen=True)
+class Line:
+    """The metric of one model by number of known stars: its points, and the place of its label."""
+
+    model: str
+    points: Sequence[tuple[float, float]]
+    kind: str
+    """``current``, ``popularity`` or ``other``."""
+
+
+@dataclass(frozen=True)
+class KnownStars:
+    """The lines, the model that is served last, so that it lies above; and the labels of the axes with their places."""
+
+    lines: Sequence[Line]
+    columns: Sequence[tuple[float, str]]
+    ticks: Sequence[tuple[float, str]]
+
+
+def known_stars_plot(standings: Sequence[Standing], current: str) -> KnownStars | None:
+    """Return the metric of all models by number of known stars; None if it was not measured."""
+    complete = [row for row in standings if None not in row.cut.values()]
+    if not complete:
+        return None
+    highest = 1.1 * max(score or 0.0 for row in complete for score in row.cut.values()) or 1.0
+    columns = list(complete[0].cut)
+    width = WIDTH - LEFT - LABEL
+    places = [round(LEFT + width * place / (len(columns) - 1), 1) for place in range(len(columns))]
+
+    def scaled(value: float) -> float:
+        return round(TOP + (1 - value / highest) * (HEIGHT - TOP - BOTTOM), 1)
+
+    lines = [
+        Line(
+            row.model,
+            list(zip(places, [scaled(score or 0.0) for score in row.cut.values()], strict=True)),
+            "current" if row.model == current else "popularity" if row.model == POPULARITY else "other",
+        )
+        for row in complete
+    ]
+    order = ("other", "popularity", "current")
+    marks = [highest * part / 4 for part in range(5)]
+    return KnownStars(
+        sorted(lines, key=lambda line: order.index(line.kind)),
+        list(zip(places, columns, strict=True)),
+        [(scaled(mark), f"{mark:.3f}") for mark in marks],
+    )
 
 
 @dataclass(frozen=True)

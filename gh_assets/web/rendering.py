@@ -61,6 +61,10 @@ def day(moment: dt.datetime | None) -> str:
     return "" if moment is None else f"{moment:%Y-%m-%d}"
 
 
+def score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
 @cache
 def static_version(name: str) -> str:
     """Hash of a static file, part of its URL so that browsers can cache it forever."""
@@ -76,7 +80,7 @@ def templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"plain": plain, "count": count, "day": day}
+    environment.filters |= {"plain": plain, "count": count, "day": day, "score": score}
     environment.globals |= {
         "static": lambda name: f"/static/{name}?v={static_version(name)}",
         "repo_path": repo_path,

@@ -5,12 +5,11 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from gh_assets.assets.leaderboard import USERS_HELD_OUT
 from gh_assets.checks.models import champion_is_not_left_behind, nothing_known_is_recommended
 from gh_assets.registry import ModelRegistry, Promotion
-from gh_assets.schemas import LEADERBOARD
 from gh_assets_tests.checks.conftest import problem_of, result_of
 from gh_assets_tests.conftest import Save
+from gh_assets_tests.support.leaderboards import MEAN, leaderboard_of
 
 
 def test_recommendations_of_starred_or_repeated_repositories_fail() -> None:
@@ -19,22 +18,6 @@ def test_recommendations_of_starred_or_repeated_repositories_fail() -> None:
     assert result_of(nothing_known_is_recommended, recommended, stars).passed
     assert not result_of(nothing_known_is_recommended, recommended.with_columns(repo_id=pl.lit(1)), stars).passed
     assert not result_of(nothing_known_is_recommended, pl.concat([recommended, recommended]), stars).passed
-
-
-MEAN = "ndcg_at_100_as_people_have"
-
-
-def leaderboard_of(*rows: tuple[str, float], **others: float | None) -> pl.DataFrame:
-    """Rows of models and their scores weighted by length of histories, each with an interval of ± 0.01."""
-    zeros = {name: 0.0 for name, kind in LEADERBOARD.dtypes.items() if kind == pl.Float64()}
-    records = [
-        zeros
-        | {"split": USERS_HELD_OUT, "users": 10, "model": model}
-        | {MEAN: mean, f"{MEAN}_low": mean - 0.01, f"{MEAN}_high": mean + 0.01}
-        | others
-        for model, mean in rows
-    ]
-    return pl.DataFrame(records, schema=LEADERBOARD.dtypes)
 
 
 def test_a_clearly_better_model_than_the_champion_warns(

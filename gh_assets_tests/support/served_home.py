@@ -25,6 +25,7 @@ from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.web.server import make_server
 from gh_assets.web.state import AppState
 from gh_assets.web.uvicorn_internals import ObservedServer
+from gh_assets_tests.support.leaderboards import leaderboard_by_known_stars
 from gh_assets_tests.support.serving import in_thread
 from gh_assets_tests.support.waiting import until
 
@@ -135,6 +136,7 @@ def furnish(settings: Settings, folder: Path, changes: dict[int, dict[str, Any]]
     served_home = ServedHome(settings, matrix, rows, folder)
     served_home.write_repositories(rows)
     asset_store(settings).write_matrix("user_item_matrix", matrix)
+    asset_store(settings).write_table("leaderboard", leaderboard_by_known_stars())
     served_home.register(trained_on(matrix), 0.3)
     with served_home.registry() as registry:
         registry.promote(Promotion("hybrid", 1, why="the first one", by="a test"))

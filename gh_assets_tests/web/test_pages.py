@@ -45,3 +45,14 @@ def test_real_users_are_not_shown_as_examples(server: Running, served_home: Serv
     changes: dict[str, Any] = {"github_tokens_text": None, "github_api_url": GITHUB_COM_API, "live_requests": 0}
     with opened(served_home.settings, **changes) as synthetic:
         assert "Person-" in synthetic.get("/").text
+
+
+def test_the_page_of_the_model_compares_models_by_number_of_known_stars(server: Running) -> None:
+    page = " ".join(server.get("/model").text.split())
+    assert "By number of known stars" in page
+    known, people = "<td>0.201</td><td>0.202</td><td>0.203</td><td>0.205</td><td>0.210</td><td>0.250</td>", "(6,000)"
+    assert f'<th scope="row">hybrid</th>{known}<td>0.210</td><td>0.200</td>' in page
+    assert people in page, "the number of people with as many stars"
+    assert '<th scope="row">popularity</th><td>0.101</td>' in page
+    assert "<td>–</td>" in page, "no user has as many"
+    assert page.count('<polyline class="line current"') == page.count('<polyline class="line popularity"') == 1

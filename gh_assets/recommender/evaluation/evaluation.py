@@ -16,7 +16,7 @@ from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, Predictor, eva
 LIST = 20
 """Length of the lists whose coverage and novelty are measured, as users see them."""
 
-HISTORIES: Sequence[tuple[int, int | None]] = ((1, 1), (2, 2), (3, 3), (1, 4), (5, 20), (21, None))
+HISTORIES: Sequence[tuple[int, int | None]] = ((1, 1), (2, 2), (3, 3), (4, 4), (1, 4), (5, 20), (21, None))
 """Groups of users by the number of stars that they really have beside those to be predicted."""
 
 LENGTHS: Sequence[int | None] = (1, 2, 3, 5, 10, None)
@@ -165,7 +165,7 @@ def evaluate_lengths(
     fold_in, held_out : scipy.sparse CSR, shape (users, items)
         See `evaluate`.
     most : int, optional
-        Maximum number of users, sampled evenly and for every model alike; by default all.
+        Maximum number of users, sampled evenly, the same ones for every model; by default all.
     """
     users = sample_users(held_out, held_out.shape[0] if most is None else most)
     given, hidden = fold_in[users], held_out[users]

@@ -157,9 +157,9 @@ def test_groups_coverage_and_popularity_follow_their_definitions() -> None:
     model = Popularity().fit(train)
     evaluation = evaluate_in_full(model, fold_in, held_out, train)
     groups = evaluation.by_history()
-    assert list(groups) == ["1", "2", "3", "1_to_4", "5_to_20", "21_up"]
+    assert list(groups) == ["1", "2", "3", "4", "1_to_4", "5_to_20", "21_up"]
     two, twelve, thirty = evaluation.users[NDCG].tolist()
-    assert [values.tolist() for values in groups.values()] == [[], [two], [], [two], [twelve], [thirty]]
+    assert [values.tolist() for values in groups.values()] == [[], [two], [], [], [two], [twelve], [thirty]]
     shown = {item for row in model.recommend(fold_in, 20)[0] for item in row.tolist() if item >= 0}
     assert evaluation.coverage == len(shown) / 60
     assert evaluation.popularity_percentile > 0.6
