@@ -5,9 +5,9 @@ Without --interactions: the synthetic world.
 
 Every model is trained on the split's training users and tuned on its validation users: EASE's lambda, the neighbours
 and shrinkage of kNN, factors, alpha and lambda of iALS, and gamma of RecVAE. Prints NDCG@100, Recall@20 and Recall@50
-of each split's test users, the seconds of training and tuning, and then for RecVAE and the hybrid the mean difference
-to the baseline that is best in the mean, paired over all splits' test users, with a 95 % bootstrap interval, and the
-ratio of the means.
+of each split's test users, and the seconds of training and tuning. Then, with 1, 2, 3, 5, 10 and all stars of the test
+users known, the mean NDCG@100 of each model, and for RecVAE and the hybrid the mean difference to the baseline that is
+best in the mean, paired over all splits' test users, with a 95 % bootstrap interval, and the ratio of the means.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from gh_assets.embedded.standin.world import World
 from gh_assets.recommender import (
     ALS,
     EASE,
+    GraphFilter,
     Hybrid,
     ItemKNN,
     MultVAE,
@@ -40,7 +41,7 @@ from gh_assets.recommender import (
 )
 from gh_assets.recommender.data.interactions import Csr
 from gh_assets.recommender.data.splits import StrongGeneralizationSplit
-from gh_assets.recommender.evaluation.evaluation import bootstrap
+from gh_assets.recommender.evaluation.evaluation import LENGTHS, bootstrap, evaluate_lengths
 
 MAIN = "ndcg@100"
 LAMBDAS = (100.0, 200.0, 300.0, 500.0, 700.0, 1000.0)
@@ -78,7 +79,9 @@ def main() -> None:
         world = synthetic_world()
         matrix, name = matrix_of(world), world.description
     print(f"{name}: {matrix.shape[0]:,} users × {matrix.shape[1]:,} items, {matrix.nnz:,} pairs")
-    metrics_of: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
+    metrics_of: dict[int | None, dict[str, list[NDArray[np.float64]]]] = {
+        length: defaultdict(list) for length in LENGTHS
+    }
     for seed in range(options.splits):
         split = strong_generalization_split(matrix, seed=seed)
 
@@ -86,7 +89,8 @@ def main() -> None:
             model: Recommender, started: float, seed: int = seed, split: StrongGeneralizationSplit = split
         ) -> None:
             users = evaluate_users(model, *split.test)
-            metrics_of[model.name].append(users[MAIN])
+            for length, values in evaluate_lengths(model, *split.test).items():
+                metrics_of[length][model.name].append(values)
             figures = "  ".join(f"{metric} {values.mean():.4f}" for metric, values in users.items())
             elapsed = time.perf_counter() - started
             print(f"split {seed}  {model.name:<10}  {figures}  {elapsed:6.1f} s  {_reported(model)}", flush=True)
@@ -98,6 +102,7 @@ def main() -> None:
             [Popularity],
             [ItemKNN],
             [lambda: EASE(LAMBDAS)],
+            [GraphFilter],
             factors,
             [lambda seed=seed: MultVAE(MultVAEConfig(seed=seed))],
             [lambda config=config: RecVAE(config) for config in configs],
@@ -107,14 +112,22 @@ def main() -> None:
             trained[model.name] = model
             show(model, started)
         started = time.perf_counter()
-        linear = EASE(LAMBDAS, (0.0, 0.66)).fit(split.train, split.validation)  # as `hybrid_model` has it
-        show(Hybrid(trained["recvae"], linear).fit(split.train, split.validation), started)
+        linear = EASE(LAMBDAS, (0.0, 0.66)).fit(split.train, split.validation)
+        hybrid = Hybrid(trained["recvae"], linear, trained["graph-filter"])  # as `hybrid_model` has it
+        show(hybrid.fit(split.train, split.validation), started)
+    for length, of_length in metrics_of.items():
+        print(f"\n{length or 'all'} known stars")
+        _compare(of_length)
+
+
+def _compare(metrics_of: dict[str, list[NDArray[np.float64]]]) -> None:
+    """Print the mean of each model, and the differences of the project's models to the best other one."""
     means = {model: float(np.mean([values.mean() for values in parts])) for model, parts in metrics_of.items()}
     print("mean  " + "  ".join(f"{model} {value:.4f}" for model, value in sorted(means.items(), key=lambda e: -e[1])))
     best = max((other for other in means if other not in PROJECT_MODELS), key=means.__getitem__)
-    for name_of_model in PROJECT_MODELS:
-        difference = bootstrap(np.concatenate(metrics_of[name_of_model]) - np.concatenate(metrics_of[best]))
-        print(f"{name_of_model} - {best}: {difference}; ratio of the means {means[name_of_model] / means[best]:.3f}")
+    for name in PROJECT_MODELS:
+        difference = bootstrap(np.concatenate(metrics_of[name]) - np.concatenate(metrics_of[best]))
+        print(f"{name} - {best}: {difference}; ratio of the means {means[name] / means[best]:.3f}")
 
 
 def _reported(model: Recommender) -> str:
