@@ -24,6 +24,8 @@ from gh_assets.serving.current_model import model_cache
 from gh_assets.serving.leaderboard import KNOWN_STARS, USERS_HELD_OUT, Standing, standings
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from gh_assets.recommender.data.splits import StrongGeneralizationSplit
     from gh_assets.recommender.evaluation.evaluation import Evaluation
     from gh_assets.recommender.models.base import Recommender
@@ -97,9 +99,9 @@ def leaderboard(
         by_known_stars = standings(tables[0])
         metadata: dict[str, Any] = {
             "leaderboard": _markdown(rows, MAIN_METRIC),
-            "known_stars": _known_stars(by_known_stars),
-            "people": _people(by_known_stars),
-            "plot": _plot(rows, by_known_stars, MAIN_METRIC),
+            "known_stars": known_stars_table(by_known_stars),
+            "people": people_table(by_known_stars),
+            "plot": figure_metadata(leaderboard_figure(rows, by_known_stars, MAIN_METRIC), "Leaderboard"),
         }
         if config.in_time:
             start("before and after a date")
@@ -182,19 +184,19 @@ def _markdown(rows: "Sequence[Evaluation]", metric: str) -> dg.MarkdownMetadataV
     return markdown_table(header, body)
 
 
-def _known_stars(rows: Sequence[Standing]) -> dg.MarkdownMetadataValue:
+def known_stars_table(rows: Sequence[Standing]) -> dg.MarkdownMetadataValue:
     """Return the main metric of the same users with their histories cut."""
-    header = ["model", *(f"{known} known" for known in KNOWN_STARS), "as people have"]
+    header = ["model", *KNOWN_STARS, "mean"]
     return markdown_table(header, [(row.model, *row.cut.values(), row.as_people_have) for row in rows])
 
 
-def _people(rows: Sequence[Standing]) -> dg.MarkdownMetadataValue:
+def people_table(rows: Sequence[Standing]) -> dg.MarkdownMetadataValue:
     """Return the main metric of people by the number of known stars that they really have, and their numbers."""
     header = ["model", *(f"{group} ({users:,} users)" for group, (_, users) in rows[0].people.items())]
     return markdown_table(header, [(row.model, *(score for score, _ in row.people.values())) for row in rows])
 
 
-def _plot(rows: "Sequence[Evaluation]", by_known_stars: Sequence[Standing], metric: str) -> dg.MarkdownMetadataValue:
+def leaderboard_figure(rows: "Sequence[Evaluation]", by_known_stars: Sequence[Standing], metric: str) -> "Figure":
     """Return a plot of whole histories with intervals, and one of all lengths."""
     from matplotlib.figure import Figure
 
@@ -215,4 +217,4 @@ def _plot(rows: "Sequence[Evaluation]", by_known_stars: Sequence[Standing], metr
     lines.set_ylabel(metric)
     lines.set_ylim(bottom=0)
     lines.legend(fontsize="small")
-    return figure_metadata(figure, "Leaderboard")
+    return figure
