@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from dagster._core import events as dagster_events
 from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME as IMPLICIT_ASSET_JOB_NAME
 from dagster._core.definitions.job_base import InMemoryJob as InMemoryJob
@@ -87,6 +89,22 @@ def set_sqlite_address(address: Callable[[str, str], str]) -> None:
     """Let Dagster's SQLite storages make the address of a database (folder, name) by a function."""
     for module in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
         vars(module)[CONNECTION_STRING] = address
+
+
+def read_migrations_once() -> None:
+    """Let Dagster read the list of its migrations once a process, instead of at each opening of an SQLite database.
+
+    The list is 80 Python files, which took 0.1 s at the opening of a home and 0.2 s for a new one.
+    """
+    read, known = ScriptDirectory.from_config, dict[str | None, ScriptDirectory]()
+
+    def from_config(config: Config) -> ScriptDirectory:
+        place = config.get_main_option("script_location")
+        if place not in known:
+            known[place] = read(config)
+        return known[place]
+
+    ScriptDirectory.from_config = from_config  # type: ignore[method-assign]
 
 
 def add_partition_metadata(context: dg.AssetExecutionContext, metadata: Mapping[str, Mapping[str, str | int]]) -> None:

@@ -83,3 +83,4 @@ def _address(folder: str, name: str) -> str:
 
 
 internals.set_sqlite_address(_address)
+internals.read_migrations_once()

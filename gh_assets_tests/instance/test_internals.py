@@ -8,12 +8,16 @@ import ast
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import dagster as dg
 import pytest
+from alembic.script import ScriptDirectory
 
 import gh_assets
 from gh_assets.instance import internals
+from gh_assets.instance.configuration import open_instance
+from gh_assets.settings import load_settings
 
 UPGRADE = "Dagster has changed a private part: see gh_assets/instance/internals.py"
 
@@ -51,6 +55,18 @@ def test_names_that_are_stored_are_the_same() -> None:
     assert internals.MAX_RETRIES_TAG == "dagster/max_retries", UPGRADE
     range_tags = (internals.ASSET_PARTITION_RANGE_START_TAG, internals.ASSET_PARTITION_RANGE_END_TAG)
     assert range_tags == ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end"), UPGRADE
+
+
+def test_migrations_are_read_once(fresh_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_instance(load_settings()):
+        pass
+    load = Mock(side_effect=ScriptDirectory._load_revisions)
+    monkeypatch.setattr(ScriptDirectory, "_load_revisions", load)
+    monkeypatch.setenv("GH_ASSETS_HOME", str(fresh_home / "another"))
+    with open_instance(load_settings()) as instance:
+        instance.add_dynamic_partitions("repo", ["a/b"])
+        assert list(instance.get_dynamic_partitions("repo")) == ["a/b"]
+    load.assert_not_called()
 
 
 def test_all_storages_have_a_function_for_the_address_of_a_database() -> None:
