@@ -3,15 +3,17 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
+# Containers often set it; then each of a hundred processes of the tests compiles the whole package anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Every package is checked against hashes: pip takes them from constraints since 26.1, so it comes first.
 PIP := -m pip install --quiet --disable-pip-version-check --require-hashes
 LOCKED := $(BIN)/python $(PIP) -c constraints.txt
 
-.PHONY: help run serve test test-slow coverage lint docs wheel dev screenshots mutants lock licences clean
+.PHONY: help run serve test fast-tests test-slow coverage lint docs wheel dev screenshots mutants lock licences clean
 
 help:
 	@echo "make run          set up and run the whole chain on the synthetic world"
-	@echo "make test         set up, then run linters, type checks and fast tests"
+	@echo "make test         set up, then run linters, type checks and fast tests at the same time"
 	@echo "make test-slow    run the tests that take minutes: browsers, databases, many kills"
 	@echo "make coverage     run the fast tests and report their coverage"
 	@echo "make dev          start Dagster's UI on http://127.0.0.1:3000"
@@ -63,7 +65,11 @@ wheel: $(READY)
 coverage: $(READY)
 	$(BIN)/python -m pytest -n 4 -m 'not slow' --dist loadscope --no-loadscope-reorder --cov --cov-report term:skip-covered
 
-test: lint
+# At the same time, because tests wait for processes and mypy is one process.
+test: $(READY)
+	@$(MAKE) --no-print-directory -j 2 lint fast-tests
+
+fast-tests: $(READY)
 	$(BIN)/python -m pytest -n 4 -m 'not slow' --dist loadscope --no-loadscope-reorder
 
 test-slow: $(READY)
