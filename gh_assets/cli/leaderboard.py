@@ -1,7 +1,9 @@
 """`gh-assets leaderboard`: all recommenders by the number of known stars."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.box import SIMPLE_HEAD
@@ -10,9 +12,10 @@ from rich.table import Column
 
 from gh_assets.cli.output import Table, json_option, report
 from gh_assets.errors import InputError
-from gh_assets.recommender.evaluation.metrics import MAIN_METRIC
-from gh_assets.serving.leaderboard import KNOWN_STARS, Standing, read_standings
 from gh_assets.settings import load_settings
+
+if TYPE_CHECKING:
+    from gh_assets.serving.leaderboard import Standing
 
 
 @click.command()
@@ -24,6 +27,7 @@ def leaderboard(as_json: bool) -> None:
     how many people have as many. The second has people as they are.
     """
     from gh_assets.services.connections import asset_store
+    from gh_assets.serving.leaderboard import read_standings
 
     rows = read_standings(asset_store(load_settings()))
     if not rows:
@@ -33,6 +37,9 @@ def leaderboard(as_json: bool) -> None:
 
 def leaderboard_tables(rows: Sequence[Standing]) -> Iterator[Table]:
     """Yield the tables of a leaderboard, which fit a terminal of 62 columns."""
+    from gh_assets.recommender.evaluation.metrics import MAIN_METRIC
+    from gh_assets.serving.leaderboard import KNOWN_STARS
+
     title = f"{MAIN_METRIC} by number of known stars"
     table = _table(title, *KNOWN_STARS, "mean")
     for row in rows:

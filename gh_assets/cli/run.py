@@ -9,7 +9,6 @@ from gh_assets.cli.leaderboard import leaderboard_tables
 from gh_assets.cli.options import ChainOptions, options_of
 from gh_assets.cli.output import Table, json_option, print_json, show_progress, stdout, wrapping
 from gh_assets.cli.status import print_status
-from gh_assets.serving.leaderboard import read_standings
 from gh_assets.settings import Settings, load_settings
 
 
@@ -38,6 +37,7 @@ def run(options: ChainOptions, as_json: bool) -> None:
 
 def _print_summary(settings: Settings, status: dict[str, Any], summary: dict[str, Any], seconds: float) -> None:
     from gh_assets.services.connections import asset_store
+    from gh_assets.serving.leaderboard import read_standings
 
     console = stdout()
     console.print(f"\n[bold]Done in {seconds:.0f} s.[/] The data are in {settings.home_path}")
