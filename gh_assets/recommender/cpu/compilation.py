@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ OPTIONS = {"fastmath": True, "error_model": "numpy"}
 """As numpy divides: a check for zero divisors would prevent vectorization."""
 
 _SOURCES = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
-
-
 LOCKS = Path(__file__).parent / "__pycache__"
+
+MAX_FUNCTIONS = 50
+"""Maximum number of compiled functions that a compiled function calls, itself and through others."""
 
 
 @contextmanager
@@ -32,6 +33,9 @@ def one_process(name: str) -> Iterator[None]:
 def call(function: Any, *arguments: object) -> Any:
     """Call a function of `compiled` from the interpreter."""
     with nullcontext() if function.signatures else one_process(function.py_func.__module__):
+        for _ in range(MAX_FUNCTIONS):
+            with suppress(OSError):  # the disk is full: what could not be written stays in memory, the rest remains
+                return function(*arguments)
         return function(*arguments)
 
 

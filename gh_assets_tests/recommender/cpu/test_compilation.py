@@ -1,9 +1,11 @@
-"""One process compiles a function at a time."""
+"""One process compiles a function at a time, and where nothing can be written, each for itself."""
 
+import errno
 from pathlib import Path
 
 import pytest
 from filelock import FileLock, Timeout
+from numba.core import caching
 
 from gh_assets.recommender.cpu import compilation
 
@@ -20,3 +22,14 @@ def test_where_nothing_can_be_written_every_process_compiles(monkeypatch: pytest
     monkeypatch.setattr(compilation, "LOCKS", tmp_path / "file")
     added = compilation.compiled(lambda number: number + 1)
     assert compilation.call(added, 1) == compilation.call(added, 1) == 2
+
+
+def test_functions_that_call_one_another_run_where_the_disk_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(caching.IndexDataCacheFile, "save", full)
+    monkeypatch.setattr(caching.IndexDataCacheFile, "load", lambda *arguments: None)
+    added = compilation.compiled(lambda number: number + 1)
+    doubled = compilation.compiled(lambda number: 2 * added(number))
+    assert compilation.call(doubled, 1) == compilation.call(doubled, 1) == 4
