@@ -15,7 +15,7 @@ from gh_assets.recommender.cpu.compilation import OPTIONS
 
 F, I = np.float32, np.int32  # noqa: E741
 
-inline = njit(inline="always", **OPTIONS)
+inline = njit(forceinline=True, **OPTIONS)
 
 
 def by_type(implementation: Callable[..., Any]) -> Callable[..., Any]:
@@ -24,7 +24,7 @@ def by_type(implementation: Callable[..., Any]) -> Callable[..., Any]:
     def function(*arguments: Any) -> Any:
         raise NotImplementedError("Callable from compiled code only.")
 
-    overload(function, inline="always", strict=False)(implementation)
+    overload(function, jit_options={"forceinline": True, **OPTIONS}, strict=False)(implementation)
     return function
 
 
