@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from interactions import generated
 
-from gh_assets.recommender import EASE, Hybrid, Recommender, RecVAE, RecVAEConfig
+from gh_assets.recommender import EASE, GFCF, GraphFilter, Hybrid, Recommender, RecVAE, RecVAEConfig
 from gh_assets.recommender.data.interactions import Csr, UserItemMatrix
 from gh_assets.recommender.models.trained_model import TrainedModel
 from gh_assets.serving.ranking import Ranker
@@ -73,7 +73,8 @@ def main() -> None:
     stars = generated(options.users, options.repositories, options.stars)
     some = stars[:20_000]
     recvae = RecVAE(RecVAEConfig(epochs=1)).fit(some)
-    models: list[Recommender] = [recvae, Hybrid(recvae, EASE((500.0,))).fit(some)]
+    closed_form = EASE((500.0,)), GraphFilter(noises=[1.0]), GFCF([128], [0.3], [200])
+    models: list[Recommender] = [recvae, Hybrid(recvae, *closed_form).fit(some)]
     matrix = named(stars)
     trained = [TrainedModel(model, matrix.repo_ids, matrix.full_names) for model in models]
     for model in trained:
