@@ -26,6 +26,8 @@ from gh_assets.embedded.standin.world import World
 from gh_assets.recommender import (
     ALS,
     EASE,
+    GFCF,
+    SVDAE,
     GraphFilter,
     Hybrid,
     ItemKNN,
@@ -35,6 +37,7 @@ from gh_assets.recommender import (
     Recommender,
     RecVAE,
     RecVAEConfig,
+    RP3Beta,
     evaluate,
     evaluate_users,
     strong_generalization_split,
@@ -103,6 +106,9 @@ def main() -> None:
             [ItemKNN],
             [lambda: EASE(LAMBDAS)],
             [GraphFilter],
+            [GFCF],
+            [SVDAE],
+            [RP3Beta],
             factors,
             [lambda seed=seed: MultVAE(MultVAEConfig(seed=seed))],
             [lambda config=config: RecVAE(config) for config in configs],
@@ -113,7 +119,9 @@ def main() -> None:
             show(model, started)
         started = time.perf_counter()
         linear = EASE(LAMBDAS, (0.0, 0.66)).fit(split.train, split.validation)
-        hybrid = Hybrid(trained["recvae"], linear, trained["graph-filter"])  # as `hybrid_model` has it
+        hybrid = Hybrid(
+            trained["recvae"], linear, trained["graph-filter"], trained["gf-cf"]
+        )  # as `hybrid_model` has it
         show(hybrid.fit(split.train, split.validation), started)
     for length, of_length in metrics_of.items():
         print(f"\n{length or 'all'} known stars")
