@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, RedirectResponse
 
 from gh_assets.embedded.bucket.app import BucketServer
 from gh_assets.embedded.bucket.files import Files, Preconditions
-from gh_assets.storage import objects as module
+from gh_assets.errors import ServiceUnavailableError
+from gh_assets.storage import object_writer
+from gh_assets.storage import objects as objects_module
 from gh_assets.storage.objects import CloudStorageClient, ObjectStore, make_client
 from gh_assets_tests.conftest import serving
 from gh_assets_tests.support.bucket import tokenless_buckets
@@ -37,7 +39,7 @@ def test_googles_client_reads_what_was_written_and_describes_it_identically(
 
 
 def test_object_of_any_size_has_the_same_description(objects: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SMALL", 3)
+    monkeypatch.setattr(objects_module, "SMALL", 3)
     for content in (b"", b"123", b"1234"):
         stored = objects.write("x", content, metadata={"k": "v"}, content_type="text/plain")
         assert stored == objects.describe("x")
@@ -65,8 +67,11 @@ def test_proxy_for_addresses_without_tls_is_used(tmp_path: Path, monkeypatch: py
     files.close()
 
 
-@pytest.mark.parametrize("fault", ["cut", "page"])
-def test_response_that_was_not_received_is_requested_again(tmp_path: Path, fault: str) -> None:
+@pytest.mark.parametrize("fault", ["cut", "page", "silence"])
+def test_response_that_was_not_received_is_requested_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(object_writer, "SECONDS", 0.5)
     seen: list[str] = []
 
     async def once(scope: Any, receive: Any) -> tuple[Any, Any]:
@@ -76,6 +81,7 @@ def test_response_that_was_not_received_is_requested_again(tmp_path: Path, fault
         faults: dict[str, Callable[[], Any]] = {
             "cut": lambda: PlainTextResponse('{"name": "x", "gener'),
             "page": lambda: PlainTextResponse("a page of a proxy", 502),
+            "silence": lambda: _silence,
         }
         return (faults[fault]() if len(seen) == 1 else None), receive
 
@@ -85,3 +91,21 @@ def test_response_that_was_not_received_is_requested_again(tmp_path: Path, fault
         assert store.write("x", b"content", if_generation=0).size == 7
         assert store.read("x") == b"content"
     assert len(seen) == 2
+
+
+async def _silence(scope: Any, receive: Any, send: Any) -> None:
+    """Do not answer until the client gives up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def test_redirect_is_not_followed_with_the_credentials() -> None:
+    elsewhere: list[str] = []
+
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        elsewhere.append(scope["path"])
+        await RedirectResponse("/elsewhere", 307)(scope, receive, send)
+
+    with serving(serve) as url, pytest.raises(ServiceUnavailableError, match="gs://bucket/x"):
+        ObjectStore(make_client(endpoint=url), "bucket").write("x", b"content")
+    assert elsewhere == ["/upload/storage/v1/b/bucket/o"]
