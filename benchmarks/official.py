@@ -85,7 +85,7 @@ class Official:
 
 
 def train_official(module: ModuleType, split: StrongGeneralizationSplit, config: RecVAEConfig, epochs: int) -> Official:
-    model = Official(module, split.train.shape[1], config.gamma, config.seed, config.device)
+    model = Official(module, split.train.shape[1], config.gamma or 0.0, config.seed, config.device)
     best, best_epoch, weights = -1.0, 0, None
     for epoch in range(epochs):
         model.epoch(split.train)
@@ -127,7 +127,7 @@ def speed(folder: Path, train: Csr, config: RecVAEConfig, rounds: int) -> None:
 def _epochs(name: str, folder: Path, train: Csr, config: RecVAEConfig, pipe: Connection) -> None:
     """Train an epoch per request and send its duration."""
     if name == "official":
-        official = Official(load(folder), train.shape[1], config.gamma, 0, config.device)
+        official = Official(load(folder), train.shape[1], config.gamma or 0.0, 0, config.device)
         while pipe.recv():
             pipe.send(_seconds(lambda: official.epoch(train)))
         return
@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--minimum", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--gamma", type=float, default=RecVAEConfig.gamma)
+    parser.add_argument("--gamma", type=float, default=0.005)
     parser.add_argument("--epochs", type=int, default=30, help="Maximum number of epochs here.")
     parser.add_argument("--most", type=int, default=80, help="Maximum number of epochs of the official code.")
     parser.add_argument("--device", default="cpu")

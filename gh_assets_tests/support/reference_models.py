@@ -73,6 +73,7 @@ def dense_loss(
         )
         posterior = normal_density(z, mean, torch.exp(log_variance))
         divergence = (torch.log(posterior) - torch.log(prior)).sum(dim=1)
+        assert model.config.gamma is not None
         objective = objective - model.config.gamma * x.sum(dim=1) * divergence
     return -objective.mean()
 

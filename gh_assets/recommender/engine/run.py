@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -29,6 +29,10 @@ POSTERIOR_USERS = 500
 """Users whose posterior is computed per batch."""
 
 
+MAX_BATCH_SIZE, MIN_BATCH_SIZE, STEPS = 500, 20, 4
+"""Bounds of the number of users per step, and the number of steps in a pass where users are few."""
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """Hyperparameters that all autoencoders share."""
@@ -38,7 +42,7 @@ class TrainingConfig:
     hidden_size: int = 600  # as published
     latent_size: int = 200  # as published
     dropout: float = 0.5  # share of a user's items hidden from the encoder
-    batch_size: int = 500
+    batch_size: int | None = None  # users per step; None: by their number, see `batch_size_for`
     learning_rate: float = 5e-4
     schedule: str = "cosine"  # or "constant", as published
     initialization: str = "spectral"  # item embeddings from co-occurrence; or "random", as published
@@ -57,8 +61,22 @@ class TrainingConfig:
         if not 0 <= self.dropout < 1 or self.learning_rate <= 0:
             raise ConfigurationError("dropout must be in [0, 1) and learning_rate above 0.")
         for name in ("epochs", "hidden_size", "latent_size", "batch_size", "patience"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigurationError(f"{name} must be at least 1, not {value}.")
+
+    def settled(self, stars: Csr) -> Self:
+        """Return the configuration with values for training users in place of those that are left to the data."""
+        return replace(self, batch_size=self.batch_size or batch_size_for(stars.shape[0]))
+
+
+def batch_size_for(users: int) -> int:
+    """Return the number of users per step for a number of training users.
+
+    The published 500, but at least `STEPS` steps in a pass where users are few, with batches of at least
+    `MIN_BATCH_SIZE`.
+    """
+    return min(MAX_BATCH_SIZE, max(MIN_BATCH_SIZE, users // STEPS))
 
 
 class FusedSteps(Protocol):
@@ -135,7 +153,9 @@ class TrainingRun:
         fused_steps: Callable[[TrainingRun], FusedSteps] | None = None,
         precision_name: str | None = None,
     ) -> None:
-        self.config, self.encoder, self.decoder, self.stars = config, encoder, decoder, stars
+        self.config = config = config.settled(stars)
+        self.batch_size = config.batch_size or batch_size_for(stars.shape[0])
+        self.encoder, self.decoder, self.stars = encoder, decoder, stars
         self.networks = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
         self.device, self.weight_dtype = decoder.weight.device, decoder.weight.dtype
         self.dtype = precision(precision_name or config.precision, self.device)
@@ -158,7 +178,7 @@ class TrainingRun:
         """Return the expected share of the items that a batch touches."""
         stars, config = self.stars, self.config
         chance = np.bincount(stars.indices, minlength=stars.shape[1]) / stars.shape[0] * (1 - config.dropout)
-        return float((1 - (1 - chance) ** min(config.batch_size, stars.shape[0])).mean())
+        return float((1 - (1 - chance) ** min(self.batch_size, stars.shape[0])).mean())
 
     # -- an epoch ------------------------------------------------------------------------------------------------
 
@@ -176,7 +196,7 @@ class TrainingRun:
 
         Sizes of large batches are multiples of 32, for which bfloat16 products take a quarter less time.
         """
-        count, unit = -(-users // self.config.batch_size), 32 if self.config.batch_size >= 256 else 1
+        count, unit = -(-users // self.batch_size), 32 if self.batch_size >= 256 else 1
         ends = np.rint(np.arange(1, count) * users / count / unit).astype(np.int64) * unit
         for batch in np.split(self.order.permutation(users), ends):
             yield batch

@@ -52,7 +52,8 @@ class Autoencoder(Recommender):
     requested : TrainingConfig
         The configuration that was given.
     config : TrainingConfig
-        The configuration that the training used, with the precision that the machine has in place of "auto".
+        The configuration that the training used: with the precision that the machine has in place of "auto", and
+        with values for the training users in place of those that are left to the data.
     """
 
     config_type: ClassVar[type[TrainingConfig]]
@@ -100,6 +101,7 @@ class Autoencoder(Recommender):
 
     def training_run(self, stars: Csr, precision_name: str | None = None) -> TrainingRun:
         """Return the state of a training of the built networks on some users."""
+        self.config = self.config.settled(stars)
         return TrainingRun(
             self.config,
             self.encoder,

@@ -68,7 +68,7 @@ class MultVAE(Autoencoder):
 
     def _epoch(self, epoch: int, run: TrainingRun) -> float:
         users, loss = int(run.stars.shape[0]), 0.0
-        batches = -(-users // self.config.batch_size)
+        batches = -(-users // run.batch_size)
         for number, batch in enumerate(run.batches(users)):
             done = (epoch - 1 + number / batches) / self.config.epochs
             kl_weight = self.config.beta * min(1.0, done / self.config.annealing)

@@ -10,9 +10,9 @@ that a round's decoder steps begin with is that of the next round's φ_old.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from gh_assets.recommender.models.ablation import contributions
 from gh_assets.recommender.models.autoencoder import Autoencoder
 from gh_assets.recommender.models.base import Scores
 
+MAX_GAMMA, MAX_KL_WEIGHT = 0.005, 0.2
+"""Bounds of γ, and of γ times the mean number of items of a user."""
+
 LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -39,7 +42,9 @@ LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
 class RecVAEConfig(TrainingConfig):
     """Hyperparameters of RecVAE. An epoch is `encoder_passes` over the users, then one for the decoder."""
 
-    gamma: float = 0.005  # β′(x) = γ |X_u|: the KL weight is γ × number of the user's items (eq. 13)
+    # β′(x) = γ |X_u|: the KL weight is γ × number of the user's items (eq. 13). None: by the mean number of items, see
+    # `gamma_for`.
+    gamma: float | None = None
     prior_weights: tuple[float, float, float] = (3 / 20, 3 / 4, 1 / 10)  # of N(0, 1), q_φold, wide normal (eq. 12)
     wide_log_variance: float = 10.0  # of the wide normal
     encoder_passes: int = 3  # alternation 3:1, as published
@@ -49,10 +54,24 @@ class RecVAEConfig(TrainingConfig):
         object.__setattr__(self, "prior_weights", tuple(self.prior_weights))  # JSON has lists only
         if abs(sum(self.prior_weights) - 1.0) > 1e-6 or min(self.prior_weights) <= 0:
             raise ConfigurationError(f"The prior's weights {self.prior_weights} must be positive and sum to 1.")
-        if self.gamma < 0:
+        if self.gamma is not None and self.gamma < 0:
             raise ConfigurationError("gamma must not be below 0.")
         if self.encoder_passes < 1:
             raise ConfigurationError(f"encoder_passes must be at least 1, not {self.encoder_passes}.")
+
+    def settled(self, stars: Csr) -> Self:
+        config = super().settled(stars)
+        return config if self.gamma is not None else replace(config, gamma=gamma_for(stars))
+
+
+def gamma_for(stars: Csr) -> float:
+    """Return γ for training users: the published value, but less where histories are long.
+
+    The KL weight of a user grows with the user's number of items. Above `MAX_KL_WEIGHT` for a user with the mean number
+    of them, too little of a long history remains in the posterior.
+    """
+    mean = float(stars.nnz / max(1, stars.shape[0]))
+    return min(MAX_GAMMA, MAX_KL_WEIGHT / max(1.0, mean))
 
 
 class Encoder(SparseEncoder):
@@ -178,6 +197,7 @@ class RecVAE(Autoencoder):
             Gradient in the first layer's sums. The gradients of all later layers are added at the parameters.
         """
         config = self.config
+        assert config.gamma is not None, "a run settles it"
         first = self.encoder.first(dropped).requires_grad_()
         mean, log_variance = self.encoder.rest(first, output.dtype)
         with torch.no_grad():
@@ -263,6 +283,7 @@ class RecVAE(Autoencoder):
         from gh_assets.recommender.cpu.fused import FusedRecVAE, Layers
 
         config, encoder = self.config, self.encoder
+        assert config.gamma is not None, "a run settles it"
         layers = Layers(encoder.linears, encoder.layer_norms, (encoder.mean, encoder.log_variance))
         log_weights = [math.log(weight) - LOG_ROOT_2PI for weight in config.prior_weights]
         prior = dict(zip(("log_standard", "log_old", "log_wide"), log_weights, strict=True))

@@ -8,7 +8,6 @@ from typing import Any
 import optuna
 
 from gh_assets.errors import InvalidInteractionsError
-from gh_assets.recommender.data.interactions import Csr
 from gh_assets.recommender.data.splits import StrongGeneralizationSplit
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC
 from gh_assets.recommender.models.recvae import RecVAE, RecVAEConfig
@@ -68,7 +67,8 @@ def search(
     split : StrongGeneralizationSplit
         Training and validation users; the test users are not used.
     base : RecVAEConfig
-        Initial configuration, and the values that are not searched: epochs, patience, seed, device.
+        Initial configuration, with values for the training users where it leaves them to the data, and the values that
+        are not searched: epochs, patience, seed, device.
     minutes : float
         Budget. An epoch that has begun is finished.
     max_trials : int, optional
@@ -81,13 +81,14 @@ def search(
     InvalidInteractionsError
         If no trial could be trained.
     """
+    base = base.settled(split.train)
     deadline = time.monotonic() + 60 * minutes
     trials: list[Trial] = []
     best: SearchResult | None = None
 
     def attempt(trial: optuna.Trial) -> float:
         nonlocal best
-        config = replace(base, **_suggested(trial, split.train))
+        config = replace(base, **_suggested(trial, base))
         number, started, epochs = trial.number, time.monotonic(), 0
         highest = 0.0
 
@@ -133,11 +134,13 @@ def search(
 SEARCHED = ("gamma", "dropout", "learning_rate", "initial_scale", "latent_size", "batch_size")
 
 
-def _suggested(trial: optuna.Trial, stars: Csr) -> dict[str, Any]:
-    """Suggest values around the published ones; batches are not larger than the data."""
-    sizes = [size for size in (100, 250, 500, 1000) if size <= max(500, stars.shape[0])]
+def _suggested(trial: optuna.Trial, base: RecVAEConfig) -> dict[str, Any]:
+    """Suggest values around the published ones, and around those that the data ask for."""
+    assert base.gamma is not None
+    assert base.batch_size is not None
+    sizes = sorted({max(1, int(base.batch_size * factor)) for factor in (0.25, 0.5, 1, 2)})
     return {
-        "gamma": trial.suggest_float("gamma", 5e-4, 0.05, log=True),
+        "gamma": trial.suggest_float("gamma", min(5e-4, base.gamma / 4), max(0.05, base.gamma), log=True),
         "dropout": trial.suggest_float("dropout", 0.3, 0.8),
         "learning_rate": trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True),
         "initial_scale": trial.suggest_float("initial_scale", 0.1, 2.0, log=True),

@@ -347,3 +347,24 @@ def test_a_diverging_training_raises_an_error() -> None:
     config = RecVAEConfig(epochs=20, hidden_size=16, latent_size=6, learning_rate=1e30)
     with pytest.raises(InvalidInteractionsError, match="diverged in epoch"):
         RecVAE(config).fit(taste_matrix(users=60))
+
+
+@pytest.mark.parametrize(
+    ("users", "items_each", "batch_size", "gamma"),
+    [(40, 10, 20, 0.005), (160, 38, 40, 0.005), (160, 145, 40, 0.2 / 145), (8000, 3, 500, 0.005)],
+)
+def test_values_that_are_left_to_the_data_fit_users_and_histories(
+    users: int, items_each: int, batch_size: int, gamma: float
+) -> None:
+    stars = sp.csr_array(np.ones((users, items_each), np.float32))
+    settled = RecVAEConfig().settled(stars)
+    assert settled.batch_size == batch_size
+    assert settled.gamma == pytest.approx(gamma)
+    given = RecVAEConfig(batch_size=7, gamma=0.3)
+    assert given.settled(stars) == given
+
+
+def test_a_second_training_of_a_model_fits_its_own_data() -> None:
+    model = RecVAE(RecVAEConfig(epochs=1, hidden_size=16, latent_size=6))
+    sizes = [model.fit(taste_matrix(users=users)).config.batch_size for users in (60, 200)]
+    assert sizes == [20, 50]

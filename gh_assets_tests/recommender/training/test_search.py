@@ -8,6 +8,7 @@ import scipy.sparse as sp
 
 from gh_assets.errors import InvalidInteractionsError
 from gh_assets.recommender import RecVAEConfig, StrongGeneralizationSplit, evaluate, strong_generalization_split
+from gh_assets.recommender.engine.run import batch_size_for
 from gh_assets.recommender.training.search import SEARCHED, Trial, search
 from gh_assets_tests.support.matrices import taste_matrix
 
@@ -27,9 +28,17 @@ def test_the_best_trial_is_returned_with_its_model_and_all_trials() -> None:
     scores = [trial.score for trial in result.trials if trial.score is not None]
     assert result.score == max(scores) == reported[-1][1]
     assert evaluate(result.model, *data.validation)["ndcg@100"] == pytest.approx(result.score)
-    assert result.trials[0].parameters == {name: getattr(BASE, name) for name in SEARCHED}
+    settled = BASE.settled(data.train)
+    assert result.trials[0].parameters == {name: getattr(settled, name) for name in SEARCHED}
     assert (result.config.epochs, result.config.hidden_size) == (3, 16), "other values are unchanged"
     assert len({tuple(trial.parameters.items()) for trial in result.trials}) == 6
+
+
+def test_a_search_begins_with_the_values_that_fit_the_data() -> None:
+    data = split()
+    result = search(data, replace(BASE, batch_size=None), 10.0, max_trials=2)
+    assert result.trials[0].parameters["batch_size"] == batch_size_for(data.train.shape[0]) < 100
+    assert result.trials[0].score is not None
 
 
 def test_the_test_users_do_not_influence_the_search() -> None:
