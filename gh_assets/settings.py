@@ -155,6 +155,10 @@ class Settings(BaseSettings):
     retrain_share: float = Field(0.05, gt=0)
     """Share of stars added since the last matrix above which the sensor retrains."""
 
+    warm_starts: int = Field(4, ge=0)
+    """Maximum number of trainings in a row that begin with the weights of the model before, which takes a third of the
+    time; the next one begins anew. 0: all do."""
+
     sensor_interval: Span | None = None
     """Time between two ticks of a sensor; unset: each sensor's own, 30 s to 15 min."""
 

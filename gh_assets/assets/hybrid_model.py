@@ -55,7 +55,11 @@ def hybrid_model(
         else:
             progress.report("hybrid_model", 0, 1, "the models in closed form")
             result = train_hybrid(
-                user_item_matrix, recvae.trained.model, split_seed=config.seed, test_start=own_test_start(recvae)
+                user_item_matrix,
+                recvae.trained.model,
+                split_seed=config.seed,
+                test_start=own_test_start(recvae),
+                unseen=recvae.trained.data.get("test_users"),
             )
             hybrid, lineage = result.trained.model, matrix_lineage(gcs.asset_store()) | {"recvae": base.title}
             registered = register(

@@ -80,6 +80,7 @@ def leaderboard(
         cache = model_cache(registry.settings())
         newest = newest_model(models, cache, HYBRID, config.tag, user_item_matrix)
         hybrid, test_start = newest.trained.model, own_test_start(newest)
+        unseen = newest.trained.data.get("test_users")
         assert isinstance(hybrid, Hybrid)
         done = count()
 
@@ -87,10 +88,10 @@ def leaderboard(
             progress.report("leaderboard", next(done), STEPS, name)
 
         rows, compared = compare(
-            user_item_matrix, [hybrid], split_seed=config.seed, test_start=test_start, on_model=start
+            user_item_matrix, [hybrid], split_seed=config.seed, test_start=test_start, unseen=unseen, on_model=start
         )
         # The test users decide whether a candidate becomes champion, so they must not choose it.
-        split = split_of(user_item_matrix, config.seed, test_start)
+        split = split_of(user_item_matrix, config.seed, test_start, unseen)
         leader = best_on_validation(compared.values(), split)
         if leader.name not in SERVED:
             # The best model is a candidate for champion, so it has to be in the registry, baseline or not.

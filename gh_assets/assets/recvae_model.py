@@ -10,7 +10,7 @@ from pydantic import Field
 from gh_assets.assets.definition import AssetConfig, recommender_asset, when_upstream_updated
 from gh_assets.assets.metadata import measure_seconds, model_metadata
 from gh_assets.assets.progress import asset_progress
-from gh_assets.assets.reuse import trained_before
+from gh_assets.assets.reuse import model_to_begin_with, trained_before
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC
 from gh_assets.registry import RECVAE, ModelRegistry
@@ -43,7 +43,7 @@ class RecVAEModelConfig(AssetConfig):
     """Tag of the registered model."""
 
     retrain: bool = False
-    """Train even if the same data and configuration were trained before."""
+    """Train even if the same data and configuration were trained before, and begin with initial weights."""
 
     def hyperparameters(self, registry: ModelRegistry) -> "RecVAEConfig":
         """Return the configuration of the training."""
@@ -67,10 +67,11 @@ def recvae_model(
 
     The RecVAE model (Shenbin et al. 2020): weights, item index, configuration, and its metrics on held-out users,
     beside those of popularity on the same split. Stored in the model registry. Data and configuration that were trained
-    before are not trained again; an interrupted training continues.
+    before are not trained again; an interrupted training continues. Where most repositories are those of the newest
+    model, the training begins with its weights (setting GH_ASSETS_WARM_STARTS).
     """
     # torch takes seconds to import, which loading the definitions must not.
-    from gh_assets.recommender.training.training import train_recvae, training_fingerprint
+    from gh_assets.recommender.training.training import split_of, train_recvae, training_fingerprint
     from gh_assets.serving.promotion import next_test_start
 
     with registry.open() as models, measure_seconds() as timing:
@@ -78,14 +79,23 @@ def recvae_model(
         cache = model_cache(registry.settings())
         test_start = next_test_start(models, cache, user_item_matrix)
         fingerprint = training_fingerprint(user_item_matrix, wanted, config.seed, test_start)
-        before = None
+        before = earlier = None
         if not config.retrain:
             before = trained_before(context, models, cache, RECVAE, fingerprint)
+        if not config.retrain and before is None and registry.warm_starts:
+            warm = training_fingerprint(user_item_matrix, wanted, config.seed, test_start, warm=True)
+            before = trained_before(context, models, cache, RECVAE, warm)
+            split = split_of(user_item_matrix, config.seed, test_start)
+            limit = registry.warm_starts
+            earlier = model_to_begin_with(models, cache, config.tag, user_item_matrix, wanted, split, limit)
+            fingerprint = fingerprint if earlier is None else warm
         if before is not None:
             context.log.info("The same data and configuration were trained before: that model is reused.")
             registered, history = before.registered, before.trained.model.history
             sizes: Mapping[str, int] = {}
         else:
+            begins = "initial weights" if earlier is None else f"the weights of {earlier.registered.title}"
+            context.log.info(f"The training begins with {begins}.")
             log = _TrainingLog(context, wanted.epochs)
             result = train_recvae(
                 user_item_matrix,
@@ -95,13 +105,17 @@ def recvae_model(
                 on_epoch=log.after_epoch,
                 on_progress=log.within_epoch,
                 checkpoints=registry.settings().home_path / "checkpoints" / fingerprint,
+                earlier=None if earlier is None else earlier.trained,
             )
             lineage = matrix_lineage(gcs.asset_store())
+            if earlier is not None:
+                lineage["warm_start"] = earlier.registered.title
             registered = register(
                 models, result, tag=config.tag, run_id=context.run.run_id, fingerprint=fingerprint, lineage=lineage
             )
             history, sizes = result.trained.model.history, result.split_sizes
     metadata: dict[str, RawMetadataValue] = {"reused": before is not None, **model_metadata(registered, history)}
+    metadata["began_with"] = registered.lineage.get("warm_start", "initial weights")
     metadata |= {name.replace(" ", "_"): size for name, size in sizes.items()}
     return dg.MaterializeResult(metadata={**metadata, **timing})
 

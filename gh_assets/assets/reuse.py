@@ -1,12 +1,18 @@
 """Registered models that the assets reuse: trained before from the same data, or the newest of a name."""
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
 from gh_assets.errors import ModelNotFoundError
 from gh_assets.recommender.data.interactions import UserItemMatrix
-from gh_assets.registry import ModelRegistry
+from gh_assets.registry import RECVAE, ModelRegistry
 from gh_assets.registry.cache import ModelCache
 from gh_assets.serving.current_model import LoadedModel, find_usable, load_model
+
+if TYPE_CHECKING:
+    from gh_assets.recommender.data.splits import StrongGeneralizationSplit
+    from gh_assets.recommender.models.recvae import RecVAEConfig
 
 
 def trained_before(
@@ -35,3 +41,34 @@ def newest_model(models: ModelRegistry, cache: ModelCache, name: str, tag: str, 
             f"The newest {name} was trained on another user-item matrix: materialize {name}_model first."
         )
     return LoadedModel(registered, trained)
+
+
+def model_to_begin_with(
+    models: ModelRegistry,
+    cache: ModelCache,
+    tag: str,
+    matrix: UserItemMatrix,
+    config: "RecVAEConfig",
+    split: "StrongGeneralizationSplit",
+    warm_starts: int,
+) -> LoadedModel | None:
+    """Return the newest RecVAE if a training may begin with its weights.
+
+    Parameters
+    ----------
+    tag : str
+        Only a model with this tag. Empty: with any.
+    split : StrongGeneralizationSplit
+        On whose training users the model is to be trained.
+    warm_starts : int
+        Maximum number of trainings in a row that begin so.
+    """
+    from gh_assets.recommender.training.training import warm_start_of
+
+    newest = next(iter(models.list(RECVAE, tag)), None)
+    if newest is None or newest.data.get("warm_starts", 0) >= warm_starts:
+        return None
+    earlier, _ = find_usable(models, [newest], cache)
+    if earlier is None or warm_start_of(earlier.trained, matrix, config, split) is None:
+        return None
+    return earlier

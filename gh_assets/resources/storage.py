@@ -60,6 +60,7 @@ class RegistryResource(SettingsResource):
 
     gcs: ResourceDependency[GcsResource]
     mongo: ResourceDependency[MongoResource]
+    warm_starts: int = setting("warm_starts")
 
     @contextmanager
     def open(self) -> Iterator[ModelRegistry]:

@@ -3,11 +3,12 @@
 A model defines its networks and one epoch; everything around an epoch is here.
 """
 
+import hashlib
 import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gh_assets.errors import InvalidInteractionsError
+from gh_assets.errors import ConfigurationError, InvalidInteractionsError
 from gh_assets.recommender.cpu.allocator import freed_memory_kept
 from gh_assets.recommender.data.interactions import Csr
 from gh_assets.recommender.engine.bags import Bags, SparseEncoder
@@ -30,6 +31,41 @@ from gh_assets.recommender.models.base import Recommender
 
 LAYOUT = 4
 """Version of the checkpoints' layout: checkpoints of another layout are ignored."""
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Weights of an earlier model of the same kind and sizes, with which a training begins.
+
+    Attributes
+    ----------
+    weights : dict of str to ndarray
+        See `Recommender.weights`.
+    rows : ndarray of int64, shape (items,)
+        Row of each item in that model's tables; -1 for new items, which keep their random initial weights.
+    """
+
+    weights: Mapping[str, NDArray[Any]]
+    rows: NDArray[np.int64]
+
+    def fits(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether all parameters but the tables of items have the same shapes."""
+        shapes = {name: values.shape for name, values in self.weights.items()}
+        return shapes.keys() == tensors.keys() and all(
+            shapes[name][name in ITEM_TABLES :] == tuple(tensor.shape)[name in ITEM_TABLES :]
+            for name, tensor in tensors.items()
+        )
+
+    def digest(self) -> str:
+        """Return the SHA-256 of weights and rows."""
+        digest = hashlib.sha256(self.rows.tobytes())
+        for name, values in sorted(self.weights.items()):
+            digest.update(name.encode() + values.tobytes())
+        return digest.hexdigest()
+
+
+ITEM_TABLES = ("encoder.embeddings", "decoder.weight", "decoder.bias")
+"""Parameters with one row per item."""
 
 
 class Autoencoder(Recommender):
@@ -46,6 +82,8 @@ class Autoencoder(Recommender):
     checkpoints : Path, optional
         Folder for the state of an unfinished training. `fit` resumes from it, with the same result as an uninterrupted
         training, and deletes it at the end.
+    start : WarmStart, optional
+        Weights with which `fit` begins instead of initial ones.
 
     Attributes
     ----------
@@ -67,11 +105,12 @@ class Autoencoder(Recommender):
         on_epoch: Callable[[dict[str, float]], None] | None = None,
         checkpoints: Path | None = None,
         on_progress: Callable[[TrainingProgress], None] | None = None,
+        start: WarmStart | None = None,
     ) -> None:
         super().__init__()
         self.requested = self.config = config or self.config_type()
         self.on_epoch, self.on_progress = on_epoch, on_progress
-        self.checkpoints = checkpoints
+        self.checkpoints, self.start = checkpoints, start
         self.device = device_of(self.config.device)
 
     @property
@@ -151,6 +190,8 @@ class Autoencoder(Recommender):
         if self.checkpoints is None:
             return None
         determined_by = {"layout": LAYOUT, "name": self.name, **self.to_config()}
+        if self.start is not None:
+            determined_by["start"] = self.start.digest()
         return Checkpoints(self.checkpoints, data_fingerprint(determined_by, stars, *(validation or ())))
 
     def _begin(self, stars: Csr, checkpoints: Checkpoints | None) -> tuple[TrainingRun, Best]:
@@ -165,7 +206,9 @@ class Autoencoder(Recommender):
             best = run.resume(tensors, document)
         else:
             run, best = self.training_run(stars), Best()
-            if self.config.initialization == "spectral":
+            if self.start is not None:
+                self._copy(self.start)
+            elif self.config.initialization == "spectral":
                 self._initialize(stars)
         run.refresh()
         self._weights_changed()
@@ -193,6 +236,26 @@ class Autoencoder(Recommender):
             "loss": loss,
             "seconds": time.perf_counter() - started,
         }
+
+    @torch.no_grad()
+    def _copy(self, start: WarmStart) -> None:
+        """Take the weights of an earlier model, for items by their rows.
+
+        Raises
+        ------
+        ConfigurationError
+            If that model has other sizes.
+        """
+        tensors = self.tensors()
+        if not start.fits(tensors):
+            raise ConfigurationError(f"The model with whose weights {self.name} is to begin has other sizes.")
+        known = torch.from_numpy(np.flatnonzero(start.rows >= 0)).to(self.device)
+        for name, tensor in tensors.items():
+            values = start.weights[name]
+            if name in ITEM_TABLES:
+                tensor[known] = torch.from_numpy(values[start.rows[start.rows >= 0]]).to(tensor)
+            else:
+                tensor.copy_(torch.from_numpy(values))
 
     def _initialize(self, stars: Csr) -> None:
         """Set the first columns of both item tables to spectral factors."""

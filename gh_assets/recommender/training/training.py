@@ -3,11 +3,12 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 
 from gh_assets.errors import InvalidInteractionsError
 from gh_assets.recommender.data.interactions import UserItemMatrix
@@ -23,7 +24,7 @@ from gh_assets.recommender.evaluation.evaluation import (
     score_as_people_have,
 )
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, evaluate_users
-from gh_assets.recommender.models.autoencoder import Autoencoder
+from gh_assets.recommender.models.autoencoder import Autoencoder, WarmStart
 from gh_assets.recommender.models.base import Recommender
 from gh_assets.recommender.models.baselines import ALS, MAX_EASE_ITEMS, ItemKNN, Popularity, RP3Beta, linear_model
 from gh_assets.recommender.models.graph_filters import GFCF, SVDAE, GraphFilter
@@ -49,9 +50,67 @@ class TrainingResult:
     intervals: Mapping[str, Interval] = field(default_factory=dict)
 
 
-def split_of(matrix: UserItemMatrix, seed: int, test_start: float = 0.0) -> StrongGeneralizationSplit:
-    """Hold out whole users by their ids: in a later matrix, the same users."""
-    return strong_generalization_split(matrix.stars, seed=seed, users=matrix.user_ids, test_start=test_start)
+WARM_EPOCHS = 0.24
+"""Epochs of a training that begins with the weights of an earlier model, as a share of the others'."""
+
+MIN_KNOWN_ITEMS = 0.8
+"""Minimum share of the items that the earlier model has to know."""
+
+MIN_UNSEEN_USERS = 0.5
+"""Minimum share of the test users that the earlier model must not have seen."""
+
+
+def split_of(
+    matrix: UserItemMatrix, seed: int, test_start: float = 0.0, unseen: ArrayLike | None = None
+) -> StrongGeneralizationSplit:
+    """Hold out whole users by their ids: in a later matrix, the same users.
+
+    Parameters
+    ----------
+    matrix : UserItemMatrix
+    seed : int
+    test_start : float
+        Place of the first test user; see `strong_generalization_split`.
+    unseen : array_like of int, optional
+        Ids of the only users to test on: those whom the model that a training began with was not trained on, either.
+    """
+    split = strong_generalization_split(matrix.stars, seed=seed, users=matrix.user_ids, test_start=test_start)
+    if unseen is None:
+        return split
+    test, few, reserve = (
+        _unseen(matrix, users, unseen) for users in (split.test_users, split.few_users, split.reserve_users)
+    )
+    return replace(
+        split,
+        test_fold_in=split.test_fold_in[np.flatnonzero(test)],
+        test_held_out=split.test_held_out[np.flatnonzero(test)],
+        test_users=split.test_users[test],
+        few_fold_in=split.few_fold_in[np.flatnonzero(few)],
+        few_held_out=split.few_held_out[np.flatnonzero(few)],
+        few_users=split.few_users[few],
+        reserve_users=split.reserve_users[reserve],
+    )
+
+
+def _unseen(matrix: UserItemMatrix, users: NDArray[np.int64], unseen: ArrayLike) -> NDArray[np.bool_]:
+    """Return which users, given by their rows, are among those of some ids."""
+    return np.isin(matrix.user_ids[users], np.asarray(unseen, np.int64))
+
+
+def warm_start_of(
+    earlier: TrainedModel, matrix: UserItemMatrix, config: RecVAEConfig, split: StrongGeneralizationSplit
+) -> WarmStart | None:
+    """Return the weights of an earlier RecVAE for a training on a matrix.
+
+    None if it has other sizes, knows less than `MIN_KNOWN_ITEMS` of the repositories, or was trained on more than half
+    of the users on whom this split tests.
+    """
+    start = WarmStart(earlier.model.weights(), earlier.positions(matrix.repo_ids))
+    unseen = _unseen(matrix, split.test_users, earlier.data.get("test_users", ()))
+    model = RecVAE(config)
+    model.build(1)
+    agrees = start.fits(model.tensors()) and (start.rows >= 0).mean() >= MIN_KNOWN_ITEMS
+    return start if agrees and unseen.mean() >= MIN_UNSEEN_USERS else None
 
 
 def train_recvae(
@@ -63,6 +122,7 @@ def train_recvae(
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     on_progress: Callable[[TrainingProgress], None] | None = None,
     checkpoints: Path | None = None,
+    earlier: TrainedModel | None = None,
 ) -> TrainingResult:
     """Train RecVAE and evaluate it by strong generalization, beside popularity.
 
@@ -80,6 +140,10 @@ def train_recvae(
         Called within an epoch.
     checkpoints : Path, optional
         Folder from which an interrupted training goes on.
+    earlier : TrainedModel, optional
+        A RecVAE with whose weights the training begins if they fit (see `warm_start_of`): it needs `WARM_EPOCHS` of the
+        epochs. The result is tested on users that neither was trained on, and ``warm_starts`` of its data counts the
+        trainings in a row that began so.
 
     Raises
     ------
@@ -87,13 +151,25 @@ def train_recvae(
         If there are too few users with enough stars.
     """
     split = split_of(matrix, split_seed, test_start)
-    model = RecVAE(config, on_epoch=on_epoch, checkpoints=checkpoints, on_progress=on_progress)
+    start = None if earlier is None else warm_start_of(earlier, matrix, config, split)
+    unseen, data = None, {}
+    if earlier is not None and start is not None:
+        config = replace(config, epochs=max(1, round(WARM_EPOCHS * config.epochs)))
+        unseen, data = earlier.data["test_users"], {"warm_starts": int(earlier.data.get("warm_starts", 0)) + 1}
+    split = split_of(matrix, split_seed, test_start, unseen)
+    model = RecVAE(config, on_epoch=on_epoch, checkpoints=checkpoints, on_progress=on_progress, start=start)
     model.fit(split.train, split.validation)
-    return result_of(matrix, split, model, {Popularity.name: Popularity().fit(split.train)})
+    result = result_of(matrix, split, model, {Popularity.name: Popularity().fit(split.train)})
+    return replace(result, trained=replace(result.trained, data={**result.trained.data, **data}))
 
 
 def train_hybrid(
-    matrix: UserItemMatrix, recvae: Recommender, *, split_seed: int = 0, test_start: float = 0.0
+    matrix: UserItemMatrix,
+    recvae: Recommender,
+    *,
+    split_seed: int = 0,
+    test_start: float = 0.0,
+    unseen: ArrayLike | None = None,
 ) -> TrainingResult:
     """Blend a RecVAE trained by `train_recvae` on this matrix and seed with models in closed form.
 
@@ -104,8 +180,10 @@ def train_hybrid(
         Fitted on the training users of this split; not trained further.
     split_seed, test_start : int, float
         Those of the RecVAE's split.
+    unseen : array_like of int, optional
+        See `split_of`.
     """
-    split = split_of(matrix, split_seed, test_start)
+    split = split_of(matrix, split_seed, test_start, unseen)
     model = Hybrid(recvae, *closed_form_parts(matrix.stars.shape[1])).fit(split.train, split.validation)
     return result_of(matrix, split, model, {part.name: part for part in model.parts})
 
@@ -144,6 +222,7 @@ def compare(
     *,
     split_seed: int = 0,
     test_start: float = 0.0,
+    unseen: ArrayLike | None = None,
     on_model: Callable[[str], None] | None = None,
 ) -> tuple[list[Evaluation], Mapping[str, Recommender]]:
     """Evaluate all recommenders on the same held-out users.
@@ -155,6 +234,8 @@ def compare(
         Models fitted on this split's training users; they are not fitted again.
     split_seed, test_start : int, float
         Those of the split of these models.
+    unseen : array_like of int, optional
+        See `split_of`.
     on_model : callable, optional
         Called with a model's name before it is fitted.
 
@@ -165,7 +246,7 @@ def compare(
     models : mapping of str to Recommender
         The fitted models by name.
     """
-    split = split_of(matrix, split_seed, test_start)
+    split = split_of(matrix, split_seed, test_start, unseen)
     models = {model.name: model for model in trained}
     for model in trained:
         if isinstance(model, Hybrid):
@@ -222,13 +303,18 @@ def _evaluated(models: Iterable[Recommender], split: StrongGeneralizationSplit) 
     return sorted(evaluations, key=lambda evaluation: -evaluation.means[MAIN_METRIC])
 
 
-def training_fingerprint(matrix: UserItemMatrix, config: RecVAEConfig, split_seed: int, test_start: float = 0.0) -> str:
+def training_fingerprint(
+    matrix: UserItemMatrix, config: RecVAEConfig, split_seed: int, test_start: float = 0.0, *, warm: bool = False
+) -> str:
     """Return the SHA-256 of everything that determines a training.
 
     That is the data, the configuration, the split, the version, and how this machine computes: the kind of its device
-    and the precision of its products.
+    and the precision of its products. A training that begins with the weights of an earlier model (`warm`) has another
+    one, whichever model that is: its result is as good, but not reproducible from data and seed alone.
     """
     device = device_of(config.device)
     computed = {"device": device.type, "precision": name_of(precision(config.precision, device))}
     determined_by = [matrix.fingerprint, asdict(config) | computed, split_seed, test_start, TRAINING_VERSION]
+    if warm:
+        determined_by.append("warm start")
     return hashlib.sha256(json.dumps(determined_by, sort_keys=True).encode()).hexdigest()

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from gh_assets.recommender import EASE, Popularity, RecVAE, RecVAEConfig, UserItemMatrix, evaluate
 from gh_assets.recommender.engine import precision
-from gh_assets.recommender.training.training import best_on_validation, split_of, train_recvae, training_fingerprint
+from gh_assets.recommender.models.autoencoder import ITEM_TABLES
+from gh_assets.recommender.training.training import (
+    best_on_validation,
+    split_of,
+    train_recvae,
+    training_fingerprint,
+    warm_start_of,
+)
 from gh_assets_tests.support.matrices import taste_matrix, with_ids
 
 SMALL = RecVAEConfig(epochs=2, hidden_size=16, latent_size=6, batch_size=40, gamma=0.01)
@@ -93,3 +100,44 @@ def test_weights_do_not_depend_on_how_busy_the_machine_is(matrix: UserItemMatrix
     with busy_neighbours(2):
         busy = train_recvae(matrix, config).trained.model.weights()
     assert all(np.array_equal(values, busy[name]) for name, values in quiet.items())
+
+
+def grown(matrix: UserItemMatrix, users: int, items: int) -> UserItemMatrix:
+    """Return the first users and items of a matrix."""
+    stars = matrix.stars[:users][:, :items]
+    return UserItemMatrix(
+        stars, matrix.user_ids[:users], matrix.logins[:users], matrix.repo_ids[:items], matrix.full_names[:items]
+    )
+
+
+def test_a_training_begins_with_the_weights_of_an_earlier_model(matrix: UserItemMatrix) -> None:
+    config = replace(SMALL, epochs=12)
+    items = matrix.stars.shape[1]
+    earlier = train_recvae(grown(matrix, 180, items - 4), config).trained
+    before = {name: values.copy() for name, values in earlier.model.weights().items()}
+    fixed = replace(config, learning_rate=1e-30)
+    warm = train_recvae(matrix, fixed, earlier=earlier).trained
+    weights = warm.model.weights()
+    for name, values in before.items():
+        taken = weights[name][: items - 4] if name in ITEM_TABLES else weights[name]
+        assert np.allclose(taken, values, atol=1e-6), name
+    assert len(warm.model.history) == 3, "a quarter of the epochs"
+    assert warm.data["warm_starts"] == 1
+    assert train_recvae(matrix, fixed, earlier=warm).trained.data["warm_starts"] == 2
+    assert "warm_starts" not in earlier.data
+    assert set(warm.data["test_users"]) <= set(earlier.data["test_users"]), "others may have been trained on"
+
+
+def test_a_model_of_other_sizes_items_or_users_is_not_begun_with(matrix: UserItemMatrix) -> None:
+    earlier = train_recvae(matrix, SMALL).trained
+    assert warm_start_of(earlier, matrix, SMALL, split_of(matrix, 0)) is not None
+    assert warm_start_of(earlier, matrix, replace(SMALL, hidden_size=17), split_of(matrix, 0)) is None
+    assert warm_start_of(earlier, matrix, SMALL, split_of(matrix, 1)) is None, (
+        "it was trained on this split's test users"
+    )
+    others = replace(matrix, repo_ids=matrix.repo_ids + matrix.stars.shape[1] // 2)
+    assert warm_start_of(earlier, others, SMALL, split_of(others, 0)) is None
+
+
+def test_a_warm_start_is_in_the_fingerprint(matrix: UserItemMatrix) -> None:
+    assert training_fingerprint(matrix, SMALL, 0) != training_fingerprint(matrix, SMALL, 0, warm=True)
