@@ -20,7 +20,7 @@ class TrainingProgress:
     users, all_users : int
         Training users that are done in this epoch, and all. Where an epoch has several passes, a user counts in shares.
     seconds_left : float
-        At most, as early stopping may need fewer epochs; infinite before the first batch.
+        At most, as early stopping may need fewer epochs; infinite until the second batch: the first one compiles.
     """
 
     epoch: int
@@ -68,7 +68,7 @@ class ProgressMeter:
         self._report, self._clock = report, clock
         self._users, self._passes, self._done, self._epochs = users, passes, done, epochs
         self._epoch = self._visits = 0
-        self._began = clock()
+        self._began: tuple[float, float] | None = None  # seconds and epochs trained after the first batch
         self._reported = -math.inf
 
     def begin_epoch(self, epoch: int) -> None:
@@ -80,11 +80,15 @@ class ProgressMeter:
         """Count the users of a batch."""
         self._visits += users
         now = self._clock()
+        share = self._visits / (self._users * self._passes)
+        trained = self._epoch - 1 + share - self._done
+        if self._began is None and users:
+            self._began = now, trained
         if now - self._reported < REPORT_SECONDS:
             return
         self._reported = now
-        share = self._visits / (self._users * self._passes)
-        trained = self._epoch - 1 + share - self._done
-        left = (now - self._began) * (self._epochs - self._done - trained) / trained if trained else math.inf
+        left = math.inf
+        if self._began is not None and trained > self._began[1]:
+            left = (now - self._began[0]) * (self._epochs - self._done - trained) / (trained - self._began[1])
         done = int(share * self._users)
         self._report(TrainingProgress(self._epoch, self._epochs, done, self._users, left))

@@ -10,6 +10,20 @@ from gh_assets.recommender.engine.progress import ProgressMeter, TrainingProgres
 from gh_assets_tests.support.matrices import taste_matrix
 
 
+def test_the_time_left_does_not_count_the_first_batch_which_compiles() -> None:
+    now, reports = 100.0, list[TrainingProgress]()
+    meter = ProgressMeter(reports.append, users=1000, passes=1, done=0, epochs=1, clock=lambda: now)
+    meter.begin_epoch(1)
+    for seconds in (60, 1, 1):
+        now += seconds
+        meter.count(100)
+    assert [str(report) for report in reports[1:]] == [
+        "epoch 1, 100 of 1,000 users",
+        "epoch 1, 200 of 1,000 users, at most 8 s left",
+        "epoch 1, 300 of 1,000 users, at most 7 s left",
+    ]
+
+
 def test_users_and_the_time_left_are_reported_at_most_once_a_second() -> None:
     now, reports = 100.0, list[TrainingProgress]()
     meter = ProgressMeter(reports.append, users=1000, passes=4, done=2, epochs=12, clock=lambda: now)
