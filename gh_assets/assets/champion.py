@@ -109,6 +109,7 @@ def score_history(models: Sequence[RegisteredModel], moves: Sequence[Move]) -> d
     moves : sequence of Move
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.add_subplot()
@@ -129,6 +130,7 @@ def score_history(models: Sequence[RegisteredModel], moves: Sequence[Move]) -> d
             axes.plot(*places[move.key], marker="*", markersize=14, color="tab:orange", linestyle="none")
     axes.set_ylabel(f"{metric}, held-out users")
     axes.set_xlabel("models in the order of their registration")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if axes.get_legend_handles_labels()[0]:
         axes.legend(title="★ was champion", loc="best")
     return figure_metadata(figure, "Score history")

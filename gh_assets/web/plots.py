@@ -1,5 +1,6 @@
 """Coordinates of the plots that `model.html` draws as SVG, without a plotting library or a script."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,18 @@ POPULARITY = "popularity"
 """Name of the baseline that is drawn dashed."""
 
 LEFT, RIGHT, TOP, BOTTOM = 96, 72, 16, 36
+
+MAX_MARKS = 6
+
+
+def round_marks(low: float, high: float) -> list[tuple[float, str]]:
+    """Return round numbers from `low` to `high` for the marks of an axis, at most `MAX_MARKS`, and their labels."""
+    digits = math.ceil(-math.log10(high - low)) + 1
+    steps = (factor * 10.0**power for power in (-digits, 1 - digits, 2 - digits) for factor in (1, 2, 5))
+    step = next(step for step in steps if (high - low) / step <= MAX_MARKS - 1)
+    decimals = max(0, -math.floor(math.log10(step)))
+    marks = [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return [(mark, f"{mark:.{decimals}f}") for mark in marks]
 
 
 @dataclass(frozen=True)
@@ -89,11 +102,10 @@ def known_stars_plot(standings: Sequence[Standing], current: str) -> KnownStars 
         for row in complete
     ]
     order = ("other", "popularity", "current")
-    marks = [highest * part / 4 for part in range(5)]
     return KnownStars(
         sorted(lines, key=lambda line: order.index(line.kind)),
         list(zip(places, columns, strict=True)),
-        [(scaled(mark), f"{mark:.3f}") for mark in marks],
+        [(scaled(mark), label) for mark, label in round_marks(0.0, highest)],
     )
 
 
@@ -148,5 +160,4 @@ def history_plot(models: Sequence[RegisteredModel], metric: str, champions: set[
         )
         for place, (model, value, pair) in enumerate(zip(scored, values, ends, strict=True))
     ]
-    marks = [low + (high - low) * part / 4 for part in range(5)]
-    return History(points, [(scaled(mark), f"{mark:.3f}") for mark in marks])
+    return History(points, [(scaled(mark), label) for mark, label in round_marks(low, high)])
