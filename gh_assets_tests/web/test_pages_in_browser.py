@@ -249,7 +249,8 @@ def test_model_page_shows_scores(page: Any) -> None:
     page.get_by_role("navigation", name="Main").get_by_role("link", name="Model").click()
     page.wait_for_url("**/model")
     assert re.fullmatch(r"\w+ \d+", page.get_by_role("heading", level=1).inner_text())
-    assert page.locator("svg[role=img]").count() == 2
+    assert page.locator("svg[role=img]").count() == 3, "baselines, known stars and history"
+    assert page.get_by_role("heading", name="By number of known stars").is_visible()
     assert "95 % confidence interval" in page.locator("p.lead").inner_text()
     fits(page)
 
