@@ -85,6 +85,7 @@ def recvae_model(
         if not config.retrain and before is None and registry.warm_starts:
             warm = training_fingerprint(user_item_matrix, wanted, config.seed, test_start, warm=True)
             before = trained_before(context, models, cache, RECVAE, warm)
+        if not config.retrain and before is None and registry.warm_starts:
             split = split_of(user_item_matrix, config.seed, test_start)
             limit = registry.warm_starts
             earlier = model_to_begin_with(models, cache, config.tag, user_item_matrix, wanted, split, limit)

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def until(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
-    """Wait until a function returns a true value; return it. The pauses grow: asking costs processor time, too."""
+    """Wait until a function returns a true value; return it. The pauses grow: each call costs processor time, too."""
     deadline, pause = time.monotonic() + seconds, 0.01
     while not (value := condition()):
         assert time.monotonic() < deadline, f"the condition was not true within {seconds:.0f} s"

@@ -27,7 +27,7 @@ class StrongGeneralizationSplit:
     """Training users, and held-out users whose stars are divided into fold-in (known) and held-out (to be predicted).
 
     All matrices have all columns; ``*_users`` are row numbers of the whole matrix. The users of ``few`` have 2 to 4
-    stars, of which one is to be predicted: they are tested beside the test users, of whom each has more. Those of the
+    stars, of which one is to be predicted: they are tested beside the test users, who have more. Those of the
     reserve are held out and not used, so that a later test finds users who are new to every model of this split.
 
     Users have places on a circle from 0 to 1, which follow from their ids. The test users begin at ``test_start``, and
