@@ -155,6 +155,26 @@ def test_adam_of_rows_is_row_wise_adam_and_lazily_leaves_other_rows_unchanged(la
     assert_row_wise(lambda table: FusedRows(table, lazy, torch.float64), lazy)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_results_do_not_depend_on_addresses(dtype: torch.dtype) -> None:
+    """Rows of 16 numbers: the compiler makes several versions of a loop, of which some need arrays that lie apart."""
+    torch.manual_seed(0)
+    table, gradients = torch.randn(1000, 16), torch.randn(1000, 16).to(dtype)
+    each, kept, results = torch.arange(1001), [], set()
+    for number in range(200):
+        place = 16 * (number % 17)
+        weight = torch.zeros(16 * 1020)[place : place + 16 * 1000].view(1000, 16).copy_(table)
+        copy = weight if dtype == torch.float32 else torch.zeros_like(gradients)
+        first, second = torch.ones_like(gradients), torch.full((1000,), 0.3)
+        kept.append([weight, copy, first, second, torch.zeros(37 * number % 1000 + 1)])
+        state = {"weight": weight, "copy": copy, "first": first, "second": second, "lazy": 0}
+        bags = {"gradients": gradients.clone(), "row_users": each[:-1], "row_offsets": each}
+        constants = torch.tensor([0.1, 0.999, 0.01, 3.0, 1e-8])
+        kernels.adam_of_rows.bound(dtype, **state, **bags, constants=constants)()
+        results.add(weight.numpy().tobytes())
+    assert len(results) == 1
+
+
 def test_first_moments_in_bfloat16_are_close() -> None:
     torch.manual_seed(0)
     table = torch.randn(300, 7)
