@@ -1,9 +1,11 @@
 """Ablation of RecVAE's training: one choice at a time against the defaults, over several splits and seeds.
 
 Run: python benchmarks/ablation.py --interactions FILE [--minimum 1] [--splits 5] [--epochs 30] [--only NAME ...]
+     [--users N]
 
-Prints for every variant NDCG@100 on the test users (mean over splits; the split's number is also the seed), its paired
-difference to the defaults with a 95 % bootstrap interval over all splits' test users, and seconds of training.
+With --users, each split has a random sample of that many users. Prints for every variant NDCG@100 on the test users
+(mean over splits; the split's number is also the seed), its paired difference to the defaults with a 95 % bootstrap
+interval over all splits' test users, seconds of training, and how many epochs it took, with the best one.
 """
 
 import argparse
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from interactions import read_interactions
+from interactions import read_interactions, sample
 
 from gh_assets.recommender import RecVAE, RecVAEConfig, evaluate_users, strong_generalization_split
 from gh_assets.recommender.engine import run as engine
@@ -35,6 +37,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "latent 300": {"latent_size": 300},
     "batch 250": {"batch_size": 250},
     "float32": {"precision": "float32"},
+    "10 epochs": {"epochs": 10},
+    "25 epochs": {"epochs": 25},
+    "50 epochs": {"epochs": 50},
+    "100 epochs": {"epochs": 100},
 }
 
 LAZY_BELOW = engine.LAZY_BELOW
@@ -49,6 +55,7 @@ def main() -> None:
     parser.add_argument("--minimum", type=int, default=1)
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--users", type=int)
     parser.add_argument("--only", nargs="*", choices=sorted([*VARIANTS, *ENGINES]))
     options = parser.parse_args()
     matrix = read_interactions(options.interactions, options.minimum)
@@ -56,20 +63,24 @@ def main() -> None:
     variants = ["defaults", *(name for name in options.only or [*VARIANTS, *ENGINES] if name != "defaults")]
     base: np.ndarray[Any, np.dtype[np.float64]] | None = None
     for name in variants:
-        users, means, started = [], [], time.perf_counter()
+        users, means, lengths, best, started = [], [], [], [], time.perf_counter()
         for seed in range(options.splits):
-            split = strong_generalization_split(matrix, seed=seed)
+            stars = matrix if options.users is None else sample(matrix, options.users, seed)
+            split = strong_generalization_split(stars, seed=seed)
             config = replace(RecVAEConfig(epochs=options.epochs, seed=seed), **VARIANTS.get(name, {}))
             vars(engine)["LAZY_BELOW"] = 0.0 if name == "eager rows" else LAZY_BELOW
             model = RecVAE(config).fit(split.train, split.validation)
             users.append(evaluate_users(model, *split.test)["ndcg@100"])
             means.append(float(users[-1].mean()))
+            lengths.append(len(model.history))
+            best.append(1 + int(np.argmax([row["ndcg@100"] for row in model.history])))
         elapsed = (time.perf_counter() - started) / options.splits
         metrics = np.concatenate(users)
         base = metrics if base is None else base
         difference = "" if name == "defaults" else f"  {bootstrap(metrics - base)}"
+        epochs = f"  {np.mean(lengths):.0f} epochs, best {np.mean(best):.0f}"
         spread = ", ".join(f"{value:.4f}" for value in means)
-        print(f"{name:<24} {np.mean(means):.4f} ({spread})  {elapsed:5.0f} s{difference}", flush=True)
+        print(f"{name:<24} {np.mean(means):.4f} ({spread})  {elapsed:5.0f} s{epochs}{difference}", flush=True)
 
 
 if __name__ == "__main__":

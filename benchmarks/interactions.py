@@ -28,6 +28,14 @@ def read_interactions(path: Path, minimum: int = 1) -> Csr:
     return matrix
 
 
+def sample(interactions: Csr, users: int, seed: int) -> Csr:
+    """Return a random sample of the users, with the items that at least two of them have."""
+    chosen = np.sort(np.random.default_rng(seed).permutation(interactions.shape[0])[:users])
+    stars = interactions[chosen]
+    matrix: Csr = stars[:, np.flatnonzero(np.bincount(stars.indices, minlength=stars.shape[1]) > 1)]
+    return matrix[np.flatnonzero(np.diff(matrix.indptr))]
+
+
 def generated(users: int, items: int, stars: int, seed: int = 0, tastes: int = 50) -> Csr:
     """Generate users with a few tastes and items of which few are popular; `stars` is met to within one percent."""
     rng = np.random.default_rng(seed)

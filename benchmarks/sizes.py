@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from held_out import matrix_of
-from interactions import generated, read_interactions
+from interactions import generated, read_interactions, sample
 from numpy.typing import NDArray
 
 from gh_assets.embedded.standin.synthetic import synthetic_world
@@ -48,10 +48,7 @@ MODELS = ("recvae", "multvae", "linear", "graph-filter", "itemknn", "ials", "hyb
 def sampled(users: int, seed: int, interactions: Csr | None) -> Csr:
     """Return a matrix of about that number of users."""
     if interactions is not None:
-        chosen = np.sort(np.random.default_rng(seed).permutation(interactions.shape[0])[:users])
-        stars = interactions[chosen]
-        matrix: Csr = stars[:, np.flatnonzero(np.bincount(stars.indices, minlength=stars.shape[1]) > 1)]
-        return matrix[np.flatnonzero(np.diff(matrix.indptr))]
+        return sample(interactions, users, seed)
     if users >= LARGE:
         return generated(users, 10_000, 34 * users, seed)
     return matrix_of(synthetic_world(seed, users=users, repositories=int(np.clip(users // 4, 40, 10_000))))

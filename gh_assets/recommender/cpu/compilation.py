@@ -9,13 +9,10 @@ from typing import Any
 from filelock import FileLock
 from numba import njit
 
-OPTIONS: dict[str, Any] = {
-    "fastmath": {"nnan", "ninf", "nsz", "contract", "afn", "reassoc"},
-    "error_model": "numpy",
-}
-"""Sums may be reordered, so that loops are vectorized. Quotients may not become products with the reciprocal (arcp): the
-compiler does that in some versions of a loop, and which version runs depends on the addresses of short arrays. As numpy
-divides: a check for zero divisors would prevent vectorization."""
+OPTIONS: dict[str, Any] = {"fastmath": {"nnan", "ninf", "nsz", "contract", "afn", "reassoc"}, "error_model": "numpy"}
+"""Sums may be reordered, so that loops are vectorized. Quotients may not become products with the reciprocal (arcp):
+the compiler does that in some versions of a loop, and which version runs depends on the addresses of short arrays. As
+numpy divides: a check for zero divisors would prevent vectorization."""
 
 _SOURCES = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
 LOCKS = Path(__file__).parent / "__pycache__"

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from gh_assets.recommender.cpu import kernels
 from gh_assets.recommender.cpu.kernel import CHUNKS, Argument, Bound, Kernel
-from gh_assets.recommender.engine.adam import AdamStep
 from gh_assets.recommender.engine.bags import portions
 from gh_assets.recommender.engine.run import POSTERIOR_USERS, TrainingRun
 from gh_assets.recommender.engine.softmax import padded
@@ -161,17 +160,18 @@ class FusedRecVAE:
             plan.whole_gradient.zero_()[plan.part] = plan.first_gradient
             gradients = self.hidden_gradients, self.head_gradient, self.vector_gradients, self.bias_gradient
             run.workers.add_up(plan.whole_gradient, *gradients)
-        self.adam_constants.numpy()[:] = AdamStep(run.learning_rate, adam.number + 1).constants
+        adam_step = run.next_step("encoder")
+        self.adam_constants.numpy()[:] = adam_step.constants
         for step in (plan.adam_of_embeddings, *self.adam_of_matrices):
             step()
         vectors = {name: gradient for name, gradient in self.gradients.items() if name not in adam.row_wise}
-        adam.step(vectors, run.learning_rate)
+        adam.step(vectors, adam_step)
         return loss
 
     def decoder_step(self, batch: NDArray[np.int64], posteriors: Tensor) -> None:
         """Train the decoder on a batch, given all users' current posteriors."""
         self._drawn(batch, posteriors, 0.0).decoder_gradients()
-        self.run.step_decoder(*self.output_gradients)
+        self.run.step_decoder(*self.output_gradients, self.run.next_step("decoder"))
 
     def posteriors(self) -> Tensor:
         """Return mean and log-variance of all users, (users, 2 latent)."""

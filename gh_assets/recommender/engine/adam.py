@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from gh_assets.recommender.engine.bags import Bags
+from gh_assets.recommender.engine.bags import Bags, UserBags
 
 
 @dataclass(frozen=True)
@@ -17,31 +18,33 @@ class AdamStep:
 
     Attributes
     ----------
-    learning_rate : float
-    number : int
+    learning_rate : float or Tensor
+    number : int or Tensor
         Number of the step, from 1, for the bias correction.
+
+    Both are tensors without dimensions in steps that are recorded once and replayed with other values.
     """
 
-    learning_rate: float
-    number: int
+    learning_rate: float | Tensor
+    number: int | Tensor
     beta1: ClassVar[float] = 0.9
     beta2: ClassVar[float] = 0.999
     eps: ClassVar[float] = 1e-8
 
-    @property
-    def size(self) -> float:
+    @cached_property
+    def size(self) -> float | Tensor:
         """Factor of the first moment: the learning rate with the bias correction."""
         return self.learning_rate / (1 - self.beta1**self.number)
 
-    @property
-    def correction(self) -> float:
+    @cached_property
+    def correction(self) -> float | Tensor:
         """Bias correction of the second moment, a factor."""
         return 1 / (1 - self.beta2**self.number)
 
     @property
     def constants(self) -> list[float]:
         """``[1 - beta1, beta2, size, correction, eps]``, as the compiled kernels take them."""
-        return [1 - self.beta1, self.beta2, self.size, self.correction, self.eps]
+        return [1 - self.beta1, self.beta2, float(self.size), float(self.correction), self.eps]
 
 
 class RowAdam:
@@ -56,7 +59,7 @@ class RowAdam:
         Updated in place.
     lazy : bool
         Whether a step leaves rows that it does not touch unchanged, with their moments, as `torch.optim.SparseAdam`
-        does.
+        does. Steps with `DenseBags` change all rows.
     moment_dtype : torch.dtype, optional
         Type of the first moments if it is not the table's; then the compiled kernels update the table.
     """
@@ -67,9 +70,9 @@ class RowAdam:
         self.exp_avg_sq = torch.zeros_like(table[:, 0])
 
     @torch.no_grad()
-    def step(self, bags: Bags, sum_gradients: Tensor, adam_step: AdamStep) -> None:
+    def step(self, bags: UserBags, sum_gradients: Tensor, adam_step: AdamStep) -> None:
         """Take one step, given the gradient in the weighted sums of the table's rows."""
-        if not self.lazy:
+        if not (self.lazy and isinstance(bags, Bags)):
             gradient = bags.gradient(sum_gradients, len(self.table))
             _row_wise_step(self.table, self.exp_avg, self.exp_avg_sq, gradient, adam_step)
             return
@@ -88,7 +91,7 @@ def _row_wise_step(table: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, gradient:
     norms = torch.linalg.vector_norm(gradient, dim=1)
     exp_avg_sq.mul_(adam_step.beta2).addcmul_(norms, norms, value=(1 - adam_step.beta2) / table.shape[1])
     roots = (exp_avg_sq * adam_step.correction).sqrt_().add_(adam_step.eps)
-    table.addcdiv_(exp_avg, roots[:, None], value=-adam_step.size)
+    table.addcdiv_(exp_avg, (roots / adam_step.size)[:, None], value=-1)
 
 
 class DenseAdam:
@@ -120,25 +123,29 @@ class DenseAdam:
             self.exp_avg_sq[name] = torch.zeros_like(parameter[:, 0] if by_row else parameter)
         self.number = 0
 
-    @torch.no_grad()
-    def step(self, gradients: Mapping[str, Tensor], learning_rate: float) -> None:
-        """Take one step for parameters by their gradients, each with the memory layout of its parameter."""
+    def next_step(self, learning_rate: float) -> AdamStep:
+        """Count a step and return its constants."""
         self.number += 1
-        adam_step = AdamStep(learning_rate, self.number)
+        return AdamStep(learning_rate, self.number)
+
+    @torch.no_grad()
+    def step(self, gradients: Mapping[str, Tensor], adam_step: AdamStep) -> None:
+        """Take one step for parameters by their gradients, each with the memory layout of its parameter."""
         for name in gradients.keys() & self.row_wise:
             moments = self.exp_avg[name], self.exp_avg_sq[name]
             _row_wise_step(self.parameters[name], *moments, gradients[name], adam_step)
         names = [name for name in gradients if name not in self.row_wise]
-        device = self.parameters[names[0]].device
+        device, rate = self.parameters[names[0]].device, adam_step.learning_rate
+        steps_before = torch.as_tensor(adam_step.number - 1, dtype=torch.float32, device=device).repeat(len(names))
         adam(
             [self.parameters[name] for name in names],
             [gradients[name] for name in names],
             [self.exp_avg[name] for name in names],
             [self.exp_avg_sq[name] for name in names],
             max_exp_avg_sqs=[],
-            state_steps=list(torch.full((len(names),), float(self.number - 1), device=device).unbind()),
+            state_steps=list(steps_before.unbind()),
             fused=device.type in ("cpu", "cuda"),
-            lr=learning_rate,
+            lr=rate.float() if isinstance(rate, Tensor) else rate,
             beta1=AdamStep.beta1,
             beta2=AdamStep.beta2,
             eps=AdamStep.eps,

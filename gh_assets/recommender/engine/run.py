@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gh_assets.errors import ConfigurationError
 from gh_assets.recommender.data.interactions import Csr
 from gh_assets.recommender.engine.adam import AdamStep, DenseAdam, RowAdam
-from gh_assets.recommender.engine.bags import Bags, SparseEncoder
+from gh_assets.recommender.engine.bags import Bags, SparseEncoder, UserBags
 from gh_assets.recommender.engine.precision import PRECISIONS, name_of, precision
 from gh_assets.recommender.engine.softmax import SoftmaxOutput
 
@@ -80,13 +80,16 @@ def batch_size_for(users: int) -> int:
 
 
 class FusedSteps(Protocol):
-    """The steps of an epoch by compiled kernels, with the gradients and copies of the weights that they need."""
+    """The steps of an epoch, compiled or recorded, with the gradients and copies of the weights that they need."""
 
     def refresh(self) -> None:
         """Copy the current weights, after something else changed them."""
 
-    def encoder_step(self, batch: NDArray[np.int64], posteriors: Tensor) -> float:
-        """Train the encoder on a batch, given all users' posteriors before the round; return the loss."""
+    def encoder_step(self, batch: NDArray[np.int64], posteriors: Tensor) -> float | Tensor:
+        """Train the encoder on a batch, given all users' posteriors before the round; return the loss.
+
+        A tensor has to be read before the next step.
+        """
 
     def decoder_step(self, batch: NDArray[np.int64], posteriors: Tensor) -> None:
         """Train the decoder on a batch, given all users' current posteriors."""
@@ -138,7 +141,8 @@ class TrainingRun:
     stars : scipy.sparse CSR, shape (users, items)
         The training users.
     fused_steps : callable, optional
-        Makes the compiled steps of this run; without it, torch's operations are used.
+        Makes the compiled or recorded steps of this run, or None if they do not fit into memory; without them, torch's
+        operations are used.
     precision_name : str, optional
         Overrides the configuration's precision; see `precision`.
     """
@@ -150,7 +154,7 @@ class TrainingRun:
         decoder: nn.Linear,
         stars: Csr,
         *,
-        fused_steps: Callable[[TrainingRun], FusedSteps] | None = None,
+        fused_steps: Callable[[TrainingRun], FusedSteps | None] | None = None,
         precision_name: str | None = None,
     ) -> None:
         self.config = config = config.settled(stars)
@@ -163,7 +167,8 @@ class TrainingRun:
         self.generator = torch.Generator(self.device)
         self.learning_rate = config.learning_rate
         inner: dict[str, Tensor] = {name: p for name, p in encoder.named_parameters() if name != "embeddings"}
-        moment_dtype = self.dtype if fused_steps is not None else None
+        compiled = fused_steps is not None and self.device.type == "cpu"
+        moment_dtype = self.dtype if compiled else None
         self.rows = RowAdam(encoder.embeddings.data, self._touched_share() < LAZY_BELOW, moment_dtype)
         self.adams = {
             "encoder": DenseAdam(inner, row_wise=True, moment_dtype=moment_dtype),
@@ -196,11 +201,20 @@ class TrainingRun:
 
         Sizes of large batches are multiples of 32, for which bfloat16 products take a quarter less time.
         """
-        count, unit = -(-users // self.batch_size), 32 if self.batch_size >= 256 else 1
-        ends = np.rint(np.arange(1, count) * users / count / unit).astype(np.int64) * unit
-        for batch in np.split(self.order.permutation(users), ends):
+        for batch in np.split(self.order.permutation(users), self._ends(users)):
             yield batch
             self.on_batch(len(batch))
+
+    def _ends(self, users: int) -> NDArray[np.int64]:
+        """Return where each batch but the last one ends."""
+        count, unit = -(-users // self.batch_size), 32 if self.batch_size >= 256 else 1
+        return np.rint(np.arange(1, count) * users / count / unit).astype(np.int64) * unit
+
+    @property
+    def largest_batch(self) -> int:
+        """Number of users in the largest batch."""
+        users = int(self.stars.shape[0])
+        return int(np.diff(self._ends(users), prepend=0, append=users).max())
 
     def draw(self, users: NDArray[np.int64], dropout: float) -> tuple[Bags, Bags, Tensor]:
         """Draw the input of a step.
@@ -213,22 +227,30 @@ class TrainingRun:
             Standard normal.
         """
         bags = Bags.of(self.stars[users], self.device, self.weight_dtype)
-        shape = len(users), self.config.latent_size
-        noise = torch.randn(shape, generator=self.generator, device=self.device, dtype=self.weight_dtype)
+        noise = self.noise(len(users))
         return bags, bags.dropped(dropout, self.generator), noise
 
-    def step_encoder(self, bags: Bags, first_gradient: Tensor) -> None:
+    def noise(self, users: int) -> Tensor:
+        """Draw standard normal numbers, (users, latent)."""
+        shape = users, self.config.latent_size
+        return torch.randn(shape, generator=self.generator, device=self.device, dtype=self.weight_dtype)
+
+    def next_step(self, part: str) -> AdamStep:
+        """Count a step of the "encoder" or the "decoder" and return its constants."""
+        return self.adams[part].next_step(self.learning_rate)
+
+    def step_encoder(self, bags: UserBags, first_gradient: Tensor, step: AdamStep) -> None:
         """Update the encoder with the gradients stored at its parameters.
 
         Parameters
         ----------
-        bags : Bags
+        bags : UserBags
             The items of the whole batch that the encoder saw.
         first_gradient : Tensor, shape (this process's users, hidden)
             Gradient in the first layer's sums.
+        step : AdamStep
         """
         adam = self.adams["encoder"]
-        step = AdamStep(self.learning_rate, adam.number + 1)
         if self.workers.count > 1:
             users = len(bags.lengths)
             low, high = self.workers.part(users)
@@ -237,17 +259,17 @@ class TrainingRun:
             first_gradient = whole
             self.workers.add_up(first_gradient, *self._inner_gradients().values())
         self.rows.step(bags, first_gradient, step)
-        adam.step({**self._inner_gradients(), "bias": first_gradient.sum(dim=0)}, self.learning_rate)
+        adam.step({**self._inner_gradients(), "bias": first_gradient.sum(dim=0)}, step)
 
     def _inner_gradients(self) -> dict[str, Tensor]:
         """Return the gradients of the parameters between the first layer's sums and the latent space."""
         named = self.encoder.named_parameters()
         return {name: p.grad for name, p in named if name not in ("embeddings", "bias") and p.grad is not None}
 
-    def step_decoder(self, weight_gradient: Tensor, bias_gradient: Tensor) -> None:
+    def step_decoder(self, weight_gradient: Tensor, bias_gradient: Tensor, step: AdamStep) -> None:
         """Update the decoder with the gradients of this process's users."""
         self.workers.add_up(weight_gradient, bias_gradient)
-        self.adams["decoder"].step({"weight": weight_gradient, "bias": bias_gradient}, self.learning_rate)
+        self.adams["decoder"].step({"weight": weight_gradient, "bias": bias_gradient}, step)
         self.output.refresh()
 
     # -- weights and checkpoints ---------------------------------------------------------------------------------

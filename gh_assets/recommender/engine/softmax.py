@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor
 
-from gh_assets.recommender.engine.bags import Bags, portions
+from gh_assets.recommender.engine.bags import UserBags, portions
 
 BLOCK = 2048
 """Items per block on a CPU: the logits of 500 users fit a core's cache."""
@@ -32,11 +32,18 @@ class SoftmaxOutput:
     bias : Tensor, shape (items,)
     dtype : torch.dtype
         Type of the products.
+
+    Attributes
+    ----------
+    always_shift : bool
+        Whether all logits are shifted so that no exponential can overflow, instead of only where one did: recorded
+        steps cannot look at their results.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
         self.weight, self.bias, self.dtype, self.sum_dtype = weight, bias, dtype, weight.dtype
         self.inputs = weight.shape[1]
+        self.always_shift = False
         self.block = BLOCK if weight.device.type == "cpu" else BLOCK_ON_GPU
         # Weight, bias and a column of ones side by side: one product gives logits with bias, another the expected row
         # together with the normalizer.
@@ -55,13 +62,13 @@ class SoftmaxOutput:
         self.table[:, self.inputs] = self.bias.detach()
         self.table[:, self.inputs + 1] = 1
 
-    def likelihood(self, z: Tensor, bags: Bags) -> tuple[Tensor, Tensor]:
+    def likelihood(self, z: Tensor, bags: UserBags) -> tuple[Tensor, Tensor]:
         """Return the log-likelihood of each user's items and its gradient in z.
 
         Parameters
         ----------
         z : Tensor, shape (users, inputs)
-        bags : Bags
+        bags : UserBags
             The users' items.
 
         Returns
@@ -69,9 +76,9 @@ class SoftmaxOutput:
         log_likelihood : Tensor, shape (users,)
         gradient : Tensor, shape (users, inputs)
         """
-        query, shift = self._query(z), torch.zeros_like(z[:, 0])
+        query, shift = self._first_query(z)
         sums = self._expected_sums(query)
-        if not _in_range(sums[:, self.inputs + 1]):
+        if not (self.always_shift or _in_range(sums[:, self.inputs + 1])):
             query, shift = self.shifted(z, query)
             sums = self._expected_sums(query)
         normalizer = sums[:, self.inputs + 1]
@@ -80,7 +87,7 @@ class SoftmaxOutput:
         return self._log_likelihood(z, bags, own, shift + normalizer.log()), difference[:, : self.inputs]
 
     def likelihood_gradients(
-        self, z: Tensor, bags: Bags, scale: float, *, inputs: bool = True
+        self, z: Tensor, bags: UserBags, scale: float | Tensor, *, inputs: bool = True
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Return the gradients of `scale` × log-likelihood in weight and bias, the log-likelihood, and the one in z.
 
@@ -92,9 +99,9 @@ class SoftmaxOutput:
         z_gradient : Tensor, shape (users, inputs)
             Both None if `inputs` is false.
         """
-        query, shift = self._query(z), torch.zeros_like(z[:, 0])
+        query, shift = self._first_query(z)
         exponentials, normalizer = self._exponentials(query)
-        if not _in_range(normalizer):
+        if not (self.always_shift or _in_range(normalizer)):
             query, shift = self.shifted(z, query)
             exponentials, normalizer = self._exponentials(query)
         signal = F.pad(z, (0, padded(self.inputs + 1) - self.inputs))
@@ -132,6 +139,10 @@ class SoftmaxOutput:
         shift = torch.stack(largest).amax(dim=0).to(z.dtype)
         return self._query(z, shift), shift
 
+    def _first_query(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        query = self._query(z)
+        return self.shifted(z, query) if self.always_shift else (query, torch.zeros_like(z[:, 0]))
+
     def _query(self, z: Tensor, shift: Tensor | None = None) -> Tensor:
         """Return what the table is multiplied by to get logits, (users, width)."""
         query = self.table.new_zeros((len(z), self.width))
@@ -150,11 +161,11 @@ class SoftmaxOutput:
         assert sums is not None
         return sums
 
-    def _own_sums(self, bags: Bags) -> Tensor:
+    def _own_sums(self, bags: UserBags) -> Tensor:
         """Return the sum of the table's rows over each user's items, (users, width)."""
         return bags.sums(self.table, weighted=False).to(self.sum_dtype)
 
-    def _log_likelihood(self, z: Tensor, bags: Bags, own: Tensor, log_normalizer: Tensor) -> Tensor:
+    def _log_likelihood(self, z: Tensor, bags: UserBags, own: Tensor, log_normalizer: Tensor) -> Tensor:
         logits = (own[:, : self.inputs] * z).sum(dim=1) + own[:, self.inputs]
         return logits - bags.lengths * log_normalizer
 
@@ -164,17 +175,15 @@ class SoftmaxOutput:
         blocks = [(block @ transposed).exp_() for block in portions(self.table, self.block)]
         return blocks, torch.stack([block.sum(dim=0, dtype=self.sum_dtype) for block in blocks]).sum(dim=0)
 
-    def _gradients(self, expected: Tensor, z: Tensor, bags: Bags, scale: float) -> tuple[Tensor, Tensor]:
+    def _gradients(self, expected: Tensor, z: Tensor, bags: UserBags, scale: float | Tensor) -> tuple[Tensor, Tensor]:
         """Return observed minus expected sums, for weight and bias, as contiguous tensors.
 
         They must not be views: the fused Adam reads gradients as contiguous memory, whatever their strides.
         """
         weight = expected[:, : self.inputs].to(self.sum_dtype, memory_format=torch.contiguous_format, copy=True)
         bias = expected[:, self.inputs].to(self.sum_dtype, copy=True).contiguous()
-        items, users = bags.transposed()
-        weight.index_add_(0, items, users.sums(z, weighted=False), alpha=scale)
-        bias.index_add_(0, items, users.lengths, alpha=scale)
-        return weight, bias
+        observed = bags.gradient(F.pad(z, (0, 1), value=1.0), len(self.table), weighted=False).mul_(scale)
+        return weight.add_(observed[:, : self.inputs]), bias.add_(observed[:, self.inputs])
 
 
 def _in_range(normalizer: Tensor) -> bool:

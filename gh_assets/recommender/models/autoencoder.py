@@ -125,8 +125,8 @@ class Autoencoder(Recommender):
     def _epoch(self, epoch: int, run: TrainingRun) -> float:
         """Train one epoch; return the mean loss of the encoder's steps."""
 
-    def fused_steps(self) -> Callable[[TrainingRun], FusedSteps] | None:
-        """Return what makes a run's steps by compiled kernels, if this machine can train the model by them."""
+    def fused_steps(self) -> Callable[[TrainingRun], FusedSteps | None] | None:
+        """Return what makes a run's compiled or recorded steps, if this machine can train the model by them."""
         return None
 
     def build(self, items: int) -> None:

@@ -81,9 +81,9 @@ class MultVAE(Autoencoder):
         low, high = run.workers.part(users)
         self.encoder.zero_grad()
         parts = bags.part(low, high), dropped.part(low, high), noise[low:high]
-        loss, first_gradient, *decoder = self.gradients(run.output, *parts, kl_weight, users)
-        run.step_encoder(dropped, first_gradient)
-        run.step_decoder(*decoder)
+        loss, first_gradient, weight, bias = self.gradients(run.output, *parts, kl_weight, users)
+        run.step_encoder(dropped, first_gradient, run.next_step("encoder"))
+        run.step_decoder(weight, bias, run.next_step("decoder"))
         return loss
 
     def gradients(

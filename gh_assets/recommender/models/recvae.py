@@ -25,9 +25,11 @@ from gh_assets.recommender.cpu import leave_one_out
 from gh_assets.recommender.cpu.compilation import call
 from gh_assets.recommender.cpu.torch_internals import Derived
 from gh_assets.recommender.data.interactions import Csr
-from gh_assets.recommender.engine.bags import Bags, SparseEncoder, portions
+from gh_assets.recommender.engine.adam import AdamStep
+from gh_assets.recommender.engine.bags import Bags, SparseEncoder, UserBags, portions
 from gh_assets.recommender.engine.run import POSTERIOR_USERS, FusedSteps, TrainingConfig, TrainingRun
 from gh_assets.recommender.engine.softmax import SoftmaxOutput
+from gh_assets.recommender.gpu.recorded import recorded_steps
 from gh_assets.recommender.models.ablation import contributions
 from gh_assets.recommender.models.autoencoder import Autoencoder
 from gh_assets.recommender.models.base import Scores
@@ -173,26 +175,26 @@ class RecVAE(Autoencoder):
     # -- the objective -------------------------------------------------------------------------------------------
 
     def encoder_gradients(
-        self, output: SoftmaxOutput, bags: Bags, dropped: Bags, noise: Tensor, old: Tensor, users: int
-    ) -> tuple[float, Tensor]:
+        self, output: SoftmaxOutput, bags: UserBags, dropped: UserBags, noise: Tensor, old: Tensor, users: int | Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return the negative objective (eq. 13) and its gradients in the encoder's parameters φ.
 
         Parameters
         ----------
         output : SoftmaxOutput
             The decoder p_θ(x|z), which stays fixed.
-        bags, dropped : Bags
+        bags, dropped : UserBags
             The users' items x, and those of them that the encoder sees.
         noise : Tensor, shape (this process's users, latent)
             ε of the reparametrization.
         old : Tensor, shape (this process's users, 2 latent)
             Mean and log-variance of q_φold(z|x).
-        users : int
+        users : int or Tensor
             Users of the whole batch: the objective is their mean.
 
         Returns
         -------
-        loss : float
+        loss : Tensor without dimensions
         first_gradient : Tensor, shape (this process's users, hidden)
             Gradient in the first layer's sums. The gradients of all later layers are added at the parameters.
         """
@@ -217,48 +219,75 @@ class RecVAE(Autoencoder):
             log_variance_gradient = (0.5 * z_gradient).mul_(scaled_noise).sub_(0.5 * kl_weight[:, None])
         torch.autograd.backward([mean, log_variance], [z_gradient, log_variance_gradient])
         assert first.grad is not None
-        return float(loss), first.grad
+        return loss, first.grad
 
     # -- an epoch (algorithm 1) ----------------------------------------------------------------------------------
 
     def _epoch(self, epoch: int, run: TrainingRun) -> float:
         users = int(run.stars.shape[0])
         old = run.posteriors if run.posteriors is not None else self._posteriors(run)
-        loss = 0.0
+        loss: float | Tensor = 0.0
         for _ in range(self.config.encoder_passes):
             for batch in run.batches(users):
-                loss += len(batch) * self._encoder_step(run, batch, old)
+                loss = loss + len(batch) * self._encoder_step(run, batch, old)
         posteriors = self._posteriors(run)
         for batch in run.batches(users):
             self._decoder_step(run, batch, posteriors)
         run.posteriors = posteriors
-        return loss / (users * self.config.encoder_passes)
+        return float(loss) / (users * self.config.encoder_passes)
 
-    def _encoder_step(self, run: TrainingRun, batch: NDArray[np.int64], old: Tensor) -> float:
+    def _encoder_step(self, run: TrainingRun, batch: NDArray[np.int64], old: Tensor) -> float | Tensor:
         if run.fused is not None:
             return run.fused.encoder_step(batch, old)
-        users = len(batch)
-        bags, dropped, noise = run.draw(batch, self.config.dropout)
-        low, high = run.workers.part(users)
-        parts = bags.part(low, high), dropped.part(low, high), noise[low:high]
+        drawn = run.draw(batch, self.config.dropout)
+        return self.update_encoder(run, drawn, _rows(old, batch), len(batch), run.next_step("encoder"))
+
+    def update_encoder(
+        self,
+        run: TrainingRun,
+        drawn: tuple[UserBags, UserBags, Tensor],
+        old: Tensor,
+        users: int | Tensor,
+        step: AdamStep,
+    ) -> Tensor:
+        """Minimize the negative objective in φ; return it.
+
+        Parameters
+        ----------
+        run : TrainingRun
+        drawn : tuple
+            The whole batch: its items, those that dropout left, and noise; see `encoder_gradients`.
+        old : Tensor, shape (users, 2 latent)
+            Mean and log-variance of q_φold(z|x).
+        users : int or Tensor
+            Users of the batch; the others of `drawn` have no items.
+        step : AdamStep
+        """
+        bags, dropped, noise = drawn
+        low, high = run.workers.part(len(noise))
+        parts = bags.part(low, high), dropped.part(low, high), noise[low:high], old[low:high]
         self.encoder.zero_grad()
-        loss, first_gradient = self.encoder_gradients(run.output, *parts, _rows(old, batch[low:high]), users)
-        run.step_encoder(dropped, first_gradient)
+        loss, first_gradient = self.encoder_gradients(run.output, *parts, users)
+        run.step_encoder(dropped, first_gradient, step)
         return loss
 
     def _decoder_step(self, run: TrainingRun, batch: NDArray[np.int64], posteriors: Tensor) -> None:
-        """Maximize log p_θ(x|z) in θ, without dropout."""
         if run.fused is not None:
             run.fused.decoder_step(batch, posteriors)
             return
         bags, _, noise = run.draw(batch, dropout=0.0)
-        mean, log_variance = _rows(posteriors, batch).chunk(2, dim=1)
+        self.update_decoder(run, (bags, noise), _rows(posteriors, batch), len(batch), run.next_step("decoder"))
+
+    def update_decoder(
+        self, run: TrainingRun, drawn: tuple[UserBags, Tensor], posteriors: Tensor, users: int | Tensor, step: AdamStep
+    ) -> None:
+        """Maximize log p_θ(x|z) in θ, without dropout; see `update_encoder` for the parameters."""
+        bags, noise = drawn
+        mean, log_variance = posteriors.chunk(2, dim=1)
         z = mean + noise * (0.5 * log_variance).exp()
-        low, high = run.workers.part(len(batch))
-        weight, bias, *_ = run.output.likelihood_gradients(
-            z[low:high], bags.part(low, high), -1 / len(batch), inputs=False
-        )
-        run.step_decoder(weight, bias)
+        low, high = run.workers.part(len(z))
+        weight, bias, *_ = run.output.likelihood_gradients(z[low:high], bags.part(low, high), -1 / users, inputs=False)
+        run.step_decoder(weight, bias, step)
 
     @torch.no_grad()
     def _posteriors(self, run: TrainingRun) -> Tensor:
@@ -274,7 +303,9 @@ class RecVAE(Autoencoder):
             torch.cat(self.encoder(bags, run.dtype), dim=1, out=part)
         return posteriors
 
-    def fused_steps(self) -> Callable[[TrainingRun], FusedSteps] | None:
+    def fused_steps(self) -> Callable[[TrainingRun], FusedSteps | None] | None:
+        if self.device.type == "cuda":
+            return partial(recorded_steps, model=self)
         # Imported here because the compiler takes half a second to load, which a recommendation need not wait for.
         from gh_assets.recommender.cpu.llvm_internals import usable
 

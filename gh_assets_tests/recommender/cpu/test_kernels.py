@@ -167,7 +167,7 @@ def test_results_do_not_depend_on_addresses(dtype: torch.dtype) -> None:
         copy = weight if dtype == torch.float32 else torch.zeros_like(gradients)
         first, second = torch.ones_like(gradients), torch.full((1000,), 0.3)
         kept.append([weight, copy, first, second, torch.zeros(37 * number % 1000 + 1)])
-        state = {"weight": weight, "copy": copy, "first": first, "second": second, "lazy": 0}
+        state: Arguments = {"weight": weight, "copy": copy, "first": first, "second": second, "lazy": 0}
         bags = {"gradients": gradients.clone(), "row_users": each[:-1], "row_offsets": each}
         constants = torch.tensor([0.1, 0.999, 0.01, 3.0, 1e-8])
         kernels.adam_of_rows.bound(dtype, **state, **bags, constants=constants)()

@@ -31,7 +31,7 @@ def test_adam_of_whole_parameters_is_row_wise_for_matrices_or_that_of_torch(row_
         if row_wise:
             rows.step(gradients["weight"].detach())
         reference.step()
-        adam.step({name: gradient.detach() for name, gradient in gradients.items()}, rate)
+        adam.step({name: gradient.detach() for name, gradient in gradients.items()}, adam.next_step(rate))
     for name, parameter in expected.items():
         torch.testing.assert_close(actual[name], parameter.detach(), rtol=1e-9, atol=1e-12)
     assert adam.moments().keys() == {f"{name}.{key}" for name in actual for key in ("exp_avg", "exp_avg_sq")}

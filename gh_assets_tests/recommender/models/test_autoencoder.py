@@ -262,14 +262,14 @@ def test_gradients_of_the_encoder_are_those_of_the_cpu() -> None:
     """Those of the CPU are compared with the paper in `test_recvae`."""
     results = []
     for device in DEVICES:
-        config = RecVAEConfig(hidden_size=16, latent_size=6, precision="float64", device=device)
+        config = RecVAEConfig(hidden_size=16, latent_size=6, precision="float64", device=device, gamma=0.01)
         model = with_arbitrary_weights(RecVAE(config))
         output = SoftmaxOutput(model.decoder.weight, model.decoder.bias, torch.float64)
         loss, first = model.encoder_gradients(
             output, bags_on(device), dropped_on(device), numbers(12, 6).to(device), numbers(12, 12).to(device) * 0.5, 12
         )
         inner = [parameter.grad for parameter in model.encoder.parameters() if parameter.grad is not None]
-        results.append((loss, (first, dropped_on(device).gradient(first, 30), *inner)))
+        results.append((float(loss), (first, dropped_on(device).gradient(first, 30), *inner)))
     (here, expected), (there, actual) = results
     assert there == pytest.approx(here, rel=1e-9)
     assert len(actual) > 20
