@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,18 @@ def matrix_of(rows: Sequence[dict[str, Any]], seed: int = 0) -> UserItemMatrix:
     return UserItemMatrix(stars, 5000 + np.arange(PEOPLE), logins, FIRST + places, names)
 
 
-def trained_on(matrix: UserItemMatrix, seed: int = 0, weight: float = 0.5) -> TrainedModel:
-    """Train a small hybrid model."""
+@cache
+def parts_of(seed: int) -> tuple[RecVAE, EASE]:
+    """Train the parts of a hybrid once per test process: the stars are the same in all homes."""
+    stars = matrix_of(rows_of()).stars
     config = RecVAEConfig(epochs=8, hidden_size=24, latent_size=8, batch_size=30, seed=seed)
-    model = Hybrid(RecVAE(config), EASE((20.0,)), weights=(weight, 1 - weight)).fit(matrix.stars)
+    return RecVAE(config).fit(stars), EASE((20.0,)).fit(stars)
+
+
+def trained_on(matrix: UserItemMatrix, seed: int = 0, weight: float = 0.5) -> TrainedModel:
+    """Return a small hybrid model of the stars of `matrix_of`."""
+    assert (matrix.stars != matrix_of(rows_of()).stars).nnz == 0
+    model = Hybrid(*parts_of(seed), weights=(weight, 1 - weight)).fit(matrix.stars)
     counts = np.bincount(matrix.stars.indices, minlength=matrix.stars.shape[1]).tolist()
     return TrainedModel(model, matrix.repo_ids, matrix.full_names, data={"stars_of": counts})
 

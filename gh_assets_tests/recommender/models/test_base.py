@@ -33,27 +33,28 @@ from gh_assets_tests.support.matrices import checkerboard, taste_matrix
 SMALL: dict[str, Any] = {"hidden_size": 32, "latent_size": 8, "learning_rate": 5e-3, "batch_size": 20}
 
 
-def recvae() -> RecVAE:
-    return RecVAE(RecVAEConfig(epochs=40, **SMALL))
-
-
-MODELS: dict[str, Callable[[], Recommender]] = {
-    "popularity": Popularity,
-    "itemknn": ItemKNN,
-    "ease": lambda: EASE(lambdas=(1.0, 10.0)),
-    "graph filter": lambda: GraphFilter(factors=4),
-    "gf-cf": lambda: GFCF(factors=[4]),
-    "svd-ae": lambda: SVDAE(factors=[4]),
-    "rp3beta": RP3Beta,
-    "ials": lambda: ALS(factors=4, lambdas=(0.1,)),
-    "multvae": lambda: MultVAE(MultVAEConfig(epochs=60, **SMALL)),
-    "recvae": recvae,
-    "hybrid": lambda: Hybrid(recvae(), EASE(lambdas=(10.0,))),
-    "hybrid of baselines": lambda: Hybrid(
+MODELS: dict[str, Callable[[int], Recommender]] = {
+    "popularity": lambda epochs: Popularity(),
+    "itemknn": lambda epochs: ItemKNN(),
+    "ease": lambda epochs: EASE(lambdas=(1.0, 10.0)),
+    "graph filter": lambda epochs: GraphFilter(factors=4),
+    "gf-cf": lambda epochs: GFCF(factors=[4]),
+    "svd-ae": lambda epochs: SVDAE(factors=[4]),
+    "rp3beta": lambda epochs: RP3Beta(),
+    "ials": lambda epochs: ALS(factors=4, lambdas=(0.1,)),
+    "multvae": lambda epochs: MultVAE(MultVAEConfig(epochs=epochs, **SMALL)),
+    "recvae": lambda epochs: RecVAE(RecVAEConfig(epochs=epochs, **SMALL)),
+    "hybrid": lambda epochs: Hybrid(RecVAE(RecVAEConfig(epochs=epochs, **SMALL)), EASE(lambdas=(10.0,))),
+    "hybrid of baselines": lambda epochs: Hybrid(
         ALS(factors=4, lambdas=(0.1,)), ItemKNN(), weights=(0.3, 0.7), popularity=-0.1
     ),
 }
+"""Each model by the number of epochs of its training, if it has any."""
+
 PERSONAL = sorted(MODELS.keys() - {"popularity"})
+
+MANY, FEW = 60, 4
+"""Epochs until the right answers are found, and for tests of what every training does."""
 
 
 BOARD = checkerboard()
@@ -61,13 +62,13 @@ BOARD = checkerboard()
 
 @pytest.fixture(params=sorted(MODELS))
 def make(request: pytest.FixtureRequest) -> Callable[[], Recommender]:
-    return MODELS[request.param]
+    return lambda: MODELS[request.param](FEW)
 
 
 @pytest.fixture(scope="module", params=sorted(MODELS))
 def fitted(request: pytest.FixtureRequest) -> Recommender:
     """Each model, fitted once to `BOARD`."""
-    return MODELS[request.param]().fit(BOARD)
+    return MODELS[request.param](MANY).fit(BOARD)
 
 
 def own_items(user: int) -> set[int]:

@@ -17,6 +17,8 @@ from gh_assets.recommender import (
     ItemKNN,
     Popularity,
     Recommender,
+    RecVAE,
+    RecVAEConfig,
     evaluate,
     strong_generalization_split,
 )
@@ -120,7 +122,9 @@ def test_weights_between_two_knots_lie_between_theirs() -> None:
     np.testing.assert_allclose(popularity, [0.4, 0.4, 0.2, 0, 0], atol=1e-6)
 
 
-def test_without_parts_it_is_recvae_and_the_models_in_closed_form() -> None:
+def test_without_parts_it_is_recvae_and_the_models_in_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = RecVAEConfig(epochs=1)
+    monkeypatch.setattr("gh_assets.recommender.models.hybrid.RecVAE", lambda: RecVAE(quick))
     hybrid = Hybrid().fit(taste_matrix(users=60))
     assert [part.name for part in hybrid.parts] == ["recvae", "ease", "graph-filter", "gf-cf"]
 
