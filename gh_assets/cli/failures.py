@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pymongo.errors import ConnectionFailure, PyMongoError
-from sqlalchemy.exc import DBAPIError
 
 from gh_assets.errors import GhAssetsError
 from gh_assets.local.home import owner_only
@@ -23,12 +22,20 @@ LOG_BYTES = 1_000_000
 EXPLAINED_ERRORS = (GhAssetsError, PyMongoError)
 """Errors whose own message explains the failure without a stack trace."""
 
-SYSTEM_ERRORS = (OSError, DBAPIError, sqlite3.Error, MemoryError)
-"""Failures of the machine. Their messages concern files and devices, never users."""
-
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 DAMAGED = ("not a database", "malformed", "no such table", "no such column", "file is encrypted")
+
+
+def database_errors() -> tuple[type[Exception], ...]:
+    """Return the errors of the history's database; those of SQLAlchemy only if it was loaded, which takes time."""
+    loaded = sys.modules.get("sqlalchemy.exc")
+    return (sqlite3.Error,) if loaded is None else (sqlite3.Error, loaded.DBAPIError)
+
+
+def system_errors() -> tuple[type[Exception], ...]:
+    """Return the failures of the machine. Their messages concern files and devices, never users."""
+    return (OSError, MemoryError, *database_errors())
 
 
 def cause_of(error: BaseException) -> BaseException:
@@ -38,7 +45,7 @@ def cause_of(error: BaseException) -> BaseException:
     else the one that was raised first.
     """
     chain = list(_chain(error))
-    for kinds in (EXPLAINED_ERRORS, SYSTEM_ERRORS):
+    for kinds in (EXPLAINED_ERRORS, system_errors()):
         for link in chain:
             if isinstance(link, kinds):
                 return link
@@ -61,7 +68,7 @@ def explain(error: BaseException, history: Path) -> str:
         is_transient = isinstance(error, ConnectionFailure) or error.has_error_label("RetryableWriteError")
         remedy = "Run again: nothing is lost." if is_transient else "What was collected is kept."
         return f"MongoDB failed during the command: {mongo_reason(error)}. {remedy}"
-    if isinstance(error, DBAPIError | sqlite3.Error):
+    if isinstance(error, database_errors()):
         return _explain_history(error, history)
     if isinstance(error, OSError):
         where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, str | bytes) else ""
@@ -90,7 +97,7 @@ def write_log(error: BaseException, home: Path) -> Path | None:
     lines = [f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {' '.join(sys.version.split()[:1])} on {sys.platform}\n"]
     for link in reversed(list(_chain(error))):
         lines += traceback.format_tb(link.__traceback__)
-        message = str(getattr(link, "orig", None) or link) if isinstance(link, SYSTEM_ERRORS) else ""
+        message = str(getattr(link, "orig", None) or link) if isinstance(link, system_errors()) else ""
         lines.append(f"{type(link).__module__}.{type(link).__qualname__}: {message}".rstrip(": ") + "\n\n")
     text = "".join(lines).encode("utf-8", "backslashreplace")
     path = home / "errors.log"
@@ -117,7 +124,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
-def _explain_history(error: DBAPIError | sqlite3.Error, history: Path) -> str:
+def _explain_history(error: BaseException, history: Path) -> str:
     message = str(getattr(error, "orig", None) or error).rstrip(".")
     if any(sign in message for sign in DAMAGED):
         return (

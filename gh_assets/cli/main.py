@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _fail(error: Exception) -> NoReturn:
     """Explain a failure in one sentence, name the log with its details, and exit with 1."""
     from gh_assets.cli.failures import EXPLAINED_ERRORS, cause_of, explain, write_log
-    from gh_assets.instance.configuration import history_folder
+    from gh_assets.instance.history import history_folder
 
     try:
         settings = load_settings()

@@ -8,9 +8,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from gh_assets.cli.failures import EXPLAINED_ERRORS, SYSTEM_ERRORS, explain
+from gh_assets.cli.failures import EXPLAINED_ERRORS, explain, system_errors
 from gh_assets.github.rate_limits import Resource
-from gh_assets.instance.configuration import history_folder, open_instance
+from gh_assets.instance.configuration import open_instance
+from gh_assets.instance.history import history_folder
 from gh_assets.local.home import open_home
 from gh_assets.services.connections import connect_gcs, connect_github, data_store, model_store, open_mongo
 from gh_assets.services.world import has_only_archive
@@ -42,7 +43,7 @@ def check_services(settings: Settings) -> list[Finding]:
     for service, check in checks.items():
         try:
             findings.append(Finding(service, True, check(settings)))
-        except (*EXPLAINED_ERRORS, *SYSTEM_ERRORS) as error:
+        except EXPLAINED_ERRORS + system_errors() as error:
             findings.append(Finding(service, False, explain(error, history_folder(settings))))
     return findings
 

@@ -31,11 +31,6 @@ NOT_CAPTURED = {"module": NoOpComputeLogManager.__module__, "class": NoOpCompute
 """Configuration that leaves what a run prints on the terminal."""
 
 
-def history_folder(settings: Settings) -> Path:
-    """Return the folder of Dagster's history: ``DAGSTER_HOME`` if it is set, else that of the home."""
-    return Path(os.environ.get("DAGSTER_HOME") or settings.dagster_home)
-
-
 def other_instance_warning(settings: Settings) -> str | None:
     """Return a warning if `dagster dev` started this process with another instance than the command uses.
 

@@ -15,7 +15,6 @@ import uvicorn
 from gh_assets.errors import ConfigurationError
 from gh_assets.settings import Settings, split_list
 from gh_assets.web.addresses import network_of, proxy_matcher, unmapped
-from gh_assets.web.app import build_app
 from gh_assets.web.guard import LOCAL_HOSTS, MAX_HEAD
 from gh_assets.web.logs import log_json
 from gh_assets.web.uvicorn_internals import (
@@ -137,6 +136,8 @@ def make_server(
     settings: Settings, host: str, port: int, on_listening: Callable[[str], None], *, root_path: str
 ) -> ObservedServer:
     """Build the server without starting it; see `serve` for the parameters."""
+    from gh_assets.web.app import build_app  # loads torch: an address that is taken is reported before
+
     limits = ConnectionLimits(proxy_matcher(split_list(settings.trusted_proxies or "")))
     # For other machines this one has host names that only the settings can tell.
     hosts = (*LOCAL_HOSTS, host, *settings.serve_hosts) if host in LOCAL_HOSTS or settings.serve_hosts else ()

@@ -114,10 +114,22 @@ def test_restarted_server_serves_the_same_results(open_servers: list[OpenServer]
     assert before["recommendations"]
 
 
-def test_occupied_port_is_one_clear_error(served_home: ServedHome) -> None:
+THEN_LOADED = """
+import sys
+from gh_assets.cli import main
+try:
+    main()
+finally:
+    print([name for name in ("dagster", "fastapi", "sqlalchemy", "torch") if name in sys.modules])
+"""
+"""The command, which then prints what it has loaded."""
+
+
+def test_occupied_port_is_one_clear_error_at_once(served_home: ServedHome) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = command(served_home.settings.home, "serve", "--port", str(port))
+        done = command(served_home.settings.home, "serve", "--port", str(port), program=("-c", THEN_LOADED))
+    assert done.stdout == "[]\n"
     assert done.returncode == 1
     assert done.stderr.strip().endswith(f"Cannot listen on 127.0.0.1 port {port}: Address already in use.")
     assert "Traceback" not in done.stderr
