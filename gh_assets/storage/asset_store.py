@@ -14,6 +14,7 @@ from io import BytesIO
 from itertools import product
 from operator import attrgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 import polars as pl
@@ -23,9 +24,11 @@ from gh_assets.errors import InputError, StoredDataError
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.local.memory import check_parquet, check_zip
 from gh_assets.local.scratch import Scratch
-from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.schemas import TABLES
 from gh_assets.storage.objects import ABSENT, ObjectStore, StoredObject, checksum
+
+if TYPE_CHECKING:
+    from gh_assets.recommender.data.interactions import UserItemMatrix
 
 logger = logging.getLogger(__name__)
 
@@ -246,6 +249,8 @@ class AssetStore:
     def read_matrix(self, asset: str) -> UserItemMatrix:
         content = self.read_bytes(asset, "npz")
         check_zip(self.objects.uri(object_name(asset, "npz")), content)
+        from gh_assets.recommender.data.interactions import UserItemMatrix  # loads scipy: most commands read no matrix
+
         return UserItemMatrix.from_bytes(content)
 
     def write_bytes(self, asset: str, suffix: str, content: bytes, partition: str | None = None) -> StoredObject:
