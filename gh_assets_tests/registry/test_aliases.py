@@ -1,6 +1,10 @@
 """Aliases: promotion, rollback and their history."""
 
+import contextlib
 import datetime as dt
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -136,6 +140,25 @@ def test_concurrent_promotions_make_one_history(registry: ModelRegistry, databas
     assert [move.revision for move in moves] == sorted(acknowledged, reverse=True) == list(range(len(moves), 0, -1))
     assert (registry.champion().name, registry.champion().version) == (moves[0].name, moves[0].version)
     assert all(move.below == (move.revision - 1 or None) for move in moves)
+
+
+def test_threads_that_promote_through_one_registry_make_one_history(registry: ModelRegistry, save: Save) -> None:
+    versions = [save().version for _ in range(4)]
+    start = threading.Barrier(len(versions))
+
+    def promote(version: int) -> list[int]:
+        start.wait(20)
+        revisions = []
+        for turn in range(5):
+            with contextlib.suppress(ConcurrentWriteError):
+                revisions.append(registry.promote(Promotion("recvae", version, why=f"turn {turn}")).revision)
+        return revisions
+
+    with ThreadPoolExecutor(len(versions)) as threads:
+        acknowledged = sorted(itertools.chain(*threads.map(promote, versions)))
+    moves = registry.aliases.history(PURPOSE, CHAMPION)
+    assert [move.revision for move in reversed(moves)] == acknowledged == list(range(1, len(moves) + 1))
+    assert registry.champion().version == moves[0].version
 
 
 def test_last_decision_is_kept_with_any_names(registry: ModelRegistry) -> None:
