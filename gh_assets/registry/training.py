@@ -72,7 +72,7 @@ def register(
         run_id=run_id,
     )
     with Scratch() as scratch:
-        return registry.save(trained.save(scratch / card.name), card, archive="gzip")
+        return registry.save(trained.save(scratch / card.name), card, archive="zstd")
 
 
 def matrix_lineage(store: AssetStore) -> dict[str, str]:

@@ -16,7 +16,7 @@ def test_models_are_downloaded_and_unpacked(chain_run: ChainRun, tmp_path: Path)
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "index.json", "weights.safetensors"]
     one = answer_json("models", "download", "recvae", "1", "--directory", str(tmp_path / "one"))
     assert (one["name"], one["version"]) == ("recvae", 1)
-    assert Path(one["path"]) == tmp_path / "one" / "recvae.tar.gz"
+    assert Path(one["path"]) == tmp_path / "one" / "recvae.tar.zst"
 
 
 def test_models_are_shown_promoted_rolled_back_and_verified(
