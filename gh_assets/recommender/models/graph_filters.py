@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from gh_assets.errors import ConfigurationError
 from gh_assets.recommender.data.interactions import Csr, row_numbers
-from gh_assets.recommender.data.splits import cut_histories, sample_users
+from gh_assets.recommender.data.splits import cut_histories
 from gh_assets.recommender.engine.spectral import spectrum
 from gh_assets.recommender.evaluation.evaluation import LENGTHS
 from gh_assets.recommender.models.base import Recommender, Scores
-from gh_assets.recommender.models.baselines import CHOOSING_USERS, Neighbours, best_on_validation, climb, nearest_items
+from gh_assets.recommender.models.baselines import Neighbours, best_on_validation, choosing_users, climb, nearest_items
 
 
 class LowRank(Recommender):
@@ -227,7 +227,7 @@ def root_counts(stars: Csr) -> NDArray[np.float32]:
 
 def all_lengths(fold_in: Csr, held_out: Csr) -> tuple[Csr, Csr]:
     """Return up to `CHOOSING_USERS` users, each once for each length of their histories; see `LENGTHS`."""
-    users = sample_users(held_out, CHOOSING_USERS)
-    given: Csr = sp.csr_array(sp.vstack([cut_histories(fold_in[users], length) for length in LENGTHS]))
-    hidden: Csr = sp.csr_array(sp.vstack([held_out[users]] * len(LENGTHS)))
+    whole, held_out = choosing_users((fold_in, held_out))
+    given: Csr = sp.csr_array(sp.vstack([cut_histories(whole, length) for length in LENGTHS]))
+    hidden: Csr = sp.csr_array(sp.vstack([held_out] * len(LENGTHS)))
     return given, hidden

@@ -1,14 +1,31 @@
 """The linear baselines and the neighbours against their formulas, written densely."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from gh_assets.errors import ConfigurationError
-from gh_assets.recommender import EASE, Popularity, RP3Beta, evaluate, strong_generalization_split
-from gh_assets.recommender.models.baselines import climb, ease_weights, gram_matrix
+from gh_assets.recommender import (
+    ALS,
+    EASE,
+    GFCF,
+    SVDAE,
+    GraphFilter,
+    ItemKNN,
+    Popularity,
+    Recommender,
+    RP3Beta,
+    evaluate,
+    strong_generalization_split,
+)
+from gh_assets.recommender.evaluation.evaluation import LENGTHS
+from gh_assets.recommender.evaluation.metrics import Predictor
+from gh_assets.recommender.models import baselines
+from gh_assets.recommender.models.baselines import climb, ease_weights, gram_matrix, nearest_items
 from gh_assets_tests.support.matrices import taste_matrix
 
 
@@ -92,3 +109,68 @@ def test_only_as_many_combinations_are_fitted_as_allowed() -> None:
 def test_an_invalid_dropout_is_rejected(dropouts: tuple[float, ...]) -> None:
     with pytest.raises(ConfigurationError, match="at least one dropout"):
         EASE((1.0,), dropouts)
+
+
+@pytest.fixture
+def few_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choose on a quarter of the validation and of the training users, and with half of the items."""
+    monkeypatch.setattr(baselines, "CHOOSING_USERS", 50)
+    monkeypatch.setattr(baselines, "CHOOSING_TRAINING_USERS", 250)
+    monkeypatch.setattr(baselines, "CHOOSING_ITEMS", 30)
+
+
+def test_parameters_chosen_with_samples_are_those_chosen_with_all(request: pytest.FixtureRequest) -> None:
+    split = strong_generalization_split(taste_matrix(users=1400), validation_users=200, test_users=200, seed=1)
+    models: dict[str, Callable[[], ALS | ItemKNN | EASE]] = {
+        "ials": lambda: ALS(8, (0.01, 1.0), (0.3, 0.003)),
+        "itemknn": lambda: ItemKNN((1, 50), (10.0,)),
+        "ease": lambda: EASE((1e-2, 100.0, 1e6)),
+    }
+    whole = {name: make().fit(split.train, split.validation) for name, make in models.items()}
+    request.getfixturevalue("few_choose")
+    for name, make in models.items():
+        sampled = make().fit(split.train, split.validation)
+        assert sampled.chosen == whole[name].chosen
+        scores = [evaluate(model, *split.test)["ndcg@100"] for model in (sampled, whole[name])]
+        assert scores[0] == pytest.approx(scores[1], rel=0.01), "all users and items are learned from"
+
+
+@pytest.mark.usefixtures("few_choose")
+@pytest.mark.parametrize("make", [ALS, ItemKNN, EASE, RP3Beta, GFCF, SVDAE, GraphFilter])
+def test_no_more_validation_users_are_asked_than_needed(
+    make: Callable[[], Recommender], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = strong_generalization_split(taste_matrix(users=700), validation_users=200, test_users=200, seed=1)
+    asked: list[int] = []
+
+    def counted(model: Predictor, fold_in: sp.csr_array, held_out: sp.csr_array) -> dict[str, float]:
+        asked.append(fold_in.shape[0])
+        return evaluate(model, fold_in, held_out)
+
+    monkeypatch.setattr(baselines, "evaluate", counted)
+    make().fit(split.train, split.validation)
+    lengths = len(LENGTHS) if make is GraphFilter else 1
+    assert set(asked) == {50 * lengths}
+
+
+def test_ease_chooses_with_all_items_if_the_sampled_ones_predict_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = strong_generalization_split(taste_matrix(users=200), validation_users=40, test_users=40, seed=1)
+    others = split.validation_held_out[:, [0]].toarray()[:, 0] == 0
+    validation = split.validation_fold_in[others], split.validation_held_out[others]
+    whole = EASE((1e-3, 1e-2, 1e4)).fit(split.train, validation)
+    monkeypatch.setattr(baselines, "CHOOSING_ITEMS", 1)
+    assert EASE((1e-3, 1e-2, 1e4)).fit(split.train, validation).chosen == whole.chosen == (1e4, 0.0, 0.0)
+
+
+def test_neighbours_are_those_of_the_whole_similarity_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    stars = taste_matrix(users=90)
+    dense = stars.toarray().astype(np.float64)
+    of_users, of_items = (np.maximum(dense.sum(axis=axis), 1) for axis in (1, 0))
+    common = dense.T @ (dense / of_users[:, None])
+    similarity = common / (np.outer(of_items**0.25, of_items**0.75) + 2.0)
+    np.fill_diagonal(similarity, 0)
+    monkeypatch.setattr(baselines, "BLOCK", 7)
+    nearest, likeness = nearest_items(stars, 5, users=1.0, own=0.25, recommended=0.75, shrinkage=2.0)
+    np.testing.assert_allclose(likeness, -np.sort(-similarity, axis=0)[:5], rtol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(similarity, nearest, axis=0), likeness, rtol=1e-5)
+    np.testing.assert_array_equal(gram_matrix(stars), dense.T @ dense)

@@ -70,3 +70,13 @@ def test_contributions_are_the_loss_of_score_without_a_star() -> None:
             lost = (whole - less) - (whole - less).mean()
             expected = lost[torch.from_numpy(items[user])].numpy()
             np.testing.assert_allclose(result[matrix.indptr[user] + star], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_many_users_need_fewer_epochs() -> None:
+    stars = taste_matrix(users=100)
+    config = MultVAEConfig(epochs=10, batch_size=20, max_steps=17, hidden_size=8, latent_size=4)
+    model = MultVAE(config).fit(stars)
+    assert model.config.epochs == len(model.history) == 3, "5 batches each"
+    assert model.history[-1]["learning_rate"] < 0.5 * config.learning_rate, "the schedule ends with the training"
+    assert config.settled(stars[:20]).epochs == 10
+    assert replace(config, max_steps=1).settled(stars).epochs == 1
