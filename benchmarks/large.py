@@ -2,11 +2,15 @@
 
 Run: python benchmarks/large.py train --interactions FILE [--epochs 25] [--factors 256] [--device cpu] [--seeds 0]
      python benchmarks/large.py scale [--picture FILE.png] [--largest]
+     python benchmarks/large.py whole [USERS REPOSITORIES STARS]
 
 ``train``: RecVAE on all of FILE, then iALS tuned on the same validation users. ``scale``: generated stars
 (benchmarks/interactions.py); one epoch for several numbers of users, of repositories and of stars, the others held
 fixed, with the slope of cost against size on logarithmic axes (1: proportional). ``--largest`` trains an epoch of
 350,000 users × 10,000 repositories × 12 million stars. Each measurement is a process of its own, for its peak memory.
+``whole``: what follows RecVAE's training at one size, generated as well: the fit of the hybrid, its evaluation and its
+registration in the embedded services, and the whole leaderboard. Each is compared with an epoch of RecVAE in the same
+process, in seconds and in processor time.
 """
 
 import argparse
@@ -15,14 +19,33 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from interactions import generated, read_interactions
 
-from gh_assets.recommender import ALS, RecVAE, RecVAEConfig, evaluate, strong_generalization_split
+from gh_assets.recommender import (
+    ALS,
+    Hybrid,
+    RecVAE,
+    RecVAEConfig,
+    UserItemMatrix,
+    evaluate,
+    strong_generalization_split,
+)
 from gh_assets.recommender.cpu.allocator import freed_memory_kept
 from gh_assets.recommender.data.splits import StrongGeneralizationSplit
+from gh_assets.recommender.evaluation.evaluation import evaluate_in_full
+from gh_assets.recommender.models.hybrid import closed_form_parts
+from gh_assets.recommender.models.trained_model import TrainedModel
+from gh_assets.recommender.training.training import TrainingResult, compare, split_of
+from gh_assets.registry import ModelRegistry
+from gh_assets.registry.training import register
+from gh_assets.services.connections import connect_gcs, connect_mongo
+from gh_assets.settings import load_settings
+from gh_assets.storage.objects import ObjectStore
 
 Size = tuple[int, int, int]
 
@@ -33,6 +56,9 @@ SERIES: dict[str, list[Size]] = {
     "stars": [(20_000, 10_000, stars) for stars in (200_000, 400_000, 800_000, 1_600_000)],
 }
 LARGEST: Size = (350_000, 10_000, 12_000_000)
+PARTS = ("hybrid", "leaderboard")
+EPOCH_PART = 10
+"""An epoch of ``whole`` is measured with every tenth user: its cost is proportional to their number."""
 
 
 def peak() -> float:
@@ -82,7 +108,7 @@ def _figures(metrics: dict[str, float]) -> str:
 def measure(size: Size) -> None:
     """Measure one epoch, after a short one that initializes the libraries; print JSON."""
     stars = generated(*size)
-    model = RecVAE(RecVAEConfig())
+    model = RecVAE(RecVAEConfig(batch_size=500))  # not what the thousand users of the short one would have
     model.build(stars.shape[1])
     with freed_memory_kept():
         for some in (stars[:1000], stars):
@@ -108,6 +134,79 @@ def measured(size: Size) -> dict[str, float]:
         flush=True,
     )
     return result
+
+
+class Steps:
+    """Prints what each step took, compared with an epoch."""
+
+    def __init__(self) -> None:
+        self.epoch: tuple[float, float] | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        self.started = time.perf_counter(), time.process_time()
+
+    def done(self, what: str, times: int = 1) -> None:
+        now = time.perf_counter(), time.process_time()
+        seconds, processor = (times * (end - start) for start, end in zip(self.started, now, strict=True))
+        self.epoch = self.epoch or (seconds, processor)
+        print(
+            f"{what:<40} {seconds:7.1f} s, {processor:7.1f} s of processor time, {seconds / self.epoch[0]:5.2f} and "
+            f"{processor / self.epoch[1]:5.2f} epochs, peak so far {peak():5.0f} MiB",
+            flush=True,
+        )
+        self.begin()
+
+
+def whole(part: str, size: Size) -> None:
+    """Measure the parts ``hybrid`` or ``leaderboard``."""
+    stars, names = generated(*size), np.arange(size[1]).astype(str)
+    lengths = np.diff(stars.indptr)
+    print(f"{part}: {stars.nnz:,} stars, {(lengths < 5).mean():.0%} of the users with 1 to 4, peak {peak():.0f} MiB")
+    matrix = UserItemMatrix(stars, np.arange(size[0]), np.arange(size[0]).astype(str), np.arange(size[1]), names)
+    split, steps = split_of(matrix, 0), Steps()
+    recvae = RecVAE(RecVAEConfig(batch_size=500))
+    recvae.build(size[1])
+    with freed_memory_kept():
+        run = recvae.training_run(split.train[:1000])
+        recvae.train_epoch(1, run)  # initializes the libraries
+        run = recvae.training_run(split.train[::EPOCH_PART])
+        steps.begin()
+        recvae.train_epoch(1, run)
+    steps.done("an epoch of RecVAE", EPOCH_PART)
+    del run
+    if part == "hybrid":
+        hybrid = Hybrid(recvae, *closed_form_parts(size[1])).fit(split.train, split.validation)
+        steps.done("hybrid: fit without RecVAE")
+        evaluate_in_full(hybrid, *split.test, split.train, split.few)
+        steps.done("hybrid: whole evaluation")
+        registered(TrainedModel(hybrid, matrix.repo_ids, names), steps)
+        return
+    before: list[str] = []
+
+    def on_model(name: str) -> None:
+        if before:
+            steps.done(f"leaderboard: fit of {before[-1]}")
+        before.append(name)
+
+    started = steps.started
+    evaluations, _ = compare(matrix, [recvae], on_model=on_model)
+    steps.done(f"leaderboard: fit of {before[-1]}, evaluation of {len(evaluations)}")
+    steps.started = started
+    steps.done("leaderboard: all of it")
+
+
+def registered(model: TrainedModel, steps: Steps) -> None:
+    """Measure the registration of a model in the embedded services."""
+    with TemporaryDirectory() as home:
+        settings = load_settings().model_copy(update={"home": Path(home)})
+        database = connect_mongo(settings)
+        registry = ModelRegistry(ObjectStore(connect_gcs(settings), "models", create=True), database["models"])
+        registry.list()
+        steps.begin()
+        result = TrainingResult(replace(model, metrics={"ndcg@100": 0.0}), {}, {})
+        stored = register(registry, result, tag="")
+        steps.done(f"registration of {(stored.unpacked or 0) / 1e6:.0f} MB as {(stored.size or 0) / 1e6:.0f} MB")
 
 
 def scale(picture: Path | None, largest: bool) -> None:
@@ -160,11 +259,20 @@ def main() -> None:
     scales.add_argument("--largest", action="store_true")
     one = commands.add_parser("measure")
     one.add_argument("size", type=int, nargs=3)
+    everything = commands.add_parser("whole")
+    everything.add_argument("size", type=int, nargs="*", default=LARGEST)
+    everything.add_argument("--part", choices=PARTS)
     options = parser.parse_args()
     if options.command == "train":
         train(options.interactions, options.epochs, options.factors, options.device, options.seeds)
     elif options.command == "scale":
         scale(options.picture, options.largest)
+    elif options.command == "whole" and options.part:
+        users, items, stars = options.size
+        whole(options.part, (users, items, stars))
+    elif options.command == "whole":
+        for part in PARTS:  # each in a process of its own, for its peak memory
+            subprocess.run([sys.executable, *sys.argv, "--part", part], check=True)
     else:
         users, items, stars = options.size
         measure((users, items, stars))
