@@ -24,6 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import scipy.sparse as sp
 from interactions import generated, read_interactions
 
 from gh_assets.recommender import (
@@ -158,15 +159,20 @@ class Steps:
         self.begin()
 
 
-def whole(part: str, size: Size) -> None:
-    """Measure the parts ``hybrid`` or ``leaderboard``."""
-    stars, names = generated(*size), np.arange(size[1]).astype(str)
-    lengths = np.diff(stars.indptr)
-    print(f"{part}: {stars.nnz:,} stars, {(lengths < 5).mean():.0%} of the users with 1 to 4, peak {peak():.0f} MiB")
-    matrix = UserItemMatrix(stars, np.arange(size[0]), np.arange(size[0]).astype(str), np.arange(size[1]), names)
+def whole(part: str, path: Path) -> None:
+    """Measure the parts ``hybrid`` or ``leaderboard`` with the stars of a file."""
+    stars = sp.csr_array(sp.load_npz(path))
+    users, items = (np.arange(count) for count in stars.shape)
+    names = items.astype(str)
+    print(
+        f"{part}: {stars.shape[0]:,} users × {stars.shape[1]:,} repositories × {stars.nnz:,} stars, "
+        f"{(np.diff(stars.indptr) < 5).mean():.0%} of the users with 1 to 4, peak {peak():.0f} MiB",
+        flush=True,
+    )
+    matrix = UserItemMatrix(stars, users, users.astype(str), items, names)
     split, steps = split_of(matrix, 0), Steps()
     recvae = RecVAE(RecVAEConfig(batch_size=500))
-    recvae.build(size[1])
+    recvae.build(len(items))
     with freed_memory_kept():
         run = recvae.training_run(split.train[:1000])
         recvae.train_epoch(1, run)  # initializes the libraries
@@ -176,7 +182,7 @@ def whole(part: str, size: Size) -> None:
     steps.done("an epoch of RecVAE", EPOCH_PART)
     del run
     if part == "hybrid":
-        hybrid = Hybrid(recvae, *closed_form_parts(size[1])).fit(split.train, split.validation)
+        hybrid = Hybrid(recvae, *closed_form_parts(len(items))).fit(split.train, split.validation)
         steps.done("hybrid: fit without RecVAE")
         evaluate_in_full(hybrid, *split.test, split.train, split.few)
         steps.done("hybrid: whole evaluation")
@@ -261,18 +267,22 @@ def main() -> None:
     one.add_argument("size", type=int, nargs=3)
     everything = commands.add_parser("whole")
     everything.add_argument("size", type=int, nargs="*", default=LARGEST)
-    everything.add_argument("--part", choices=PARTS)
+    part = commands.add_parser("part")
+    part.add_argument("part", choices=PARTS)
+    part.add_argument("stars", type=Path)
     options = parser.parse_args()
     if options.command == "train":
         train(options.interactions, options.epochs, options.factors, options.device, options.seeds)
     elif options.command == "scale":
         scale(options.picture, options.largest)
-    elif options.command == "whole" and options.part:
-        users, items, stars = options.size
-        whole(options.part, (users, items, stars))
+    elif options.command == "part":
+        whole(options.part, options.stars)
     elif options.command == "whole":
-        for part in PARTS:  # each in a process of its own, for its peak memory
-            subprocess.run([sys.executable, *sys.argv, "--part", part], check=True)
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "stars.npz"
+            sp.save_npz(path, generated(*options.size))
+            for name in PARTS:  # each in a process of its own, for its peak memory
+                subprocess.run([sys.executable, __file__, "part", name, str(path)], check=True)
     else:
         users, items, stars = options.size
         measure((users, items, stars))
