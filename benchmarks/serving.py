@@ -7,8 +7,11 @@ memory of `Ranker.recommend_all` without reasons and with them. The stars are ge
 """
 
 import argparse
+import os
 import resource
 import time
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as `gh-assets serve` does, before numpy is loaded
 
 import numpy as np
 import torch
