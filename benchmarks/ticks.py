@@ -46,6 +46,7 @@ def fill(instance: DagsterInstance, count: int) -> None:
             "asked_at": collected_at,
             "collected_at": collected_at,
             "closed_at": [None] * count,
+            "proven": [True] * count,
         },
         schema_overrides=COLLECTION_PLAN.dtypes,
     ).select(list(COLLECTION_PLAN.dtypes))
