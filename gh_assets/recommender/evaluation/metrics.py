@@ -50,6 +50,25 @@ def evaluate_users(
     return evaluate_lists(model, fold_in, held_out, batch_size=batch_size)[0]
 
 
+def check_held_out(fold_in: Csr, held_out: Csr) -> tuple[Csr, Csr]:
+    """Return checked matrices of users' given and held-out items.
+
+    Raises
+    ------
+    InvalidInteractionsError
+        If one is not a matrix of interactions, they are not of the same users, or no item is held out.
+    """
+    given = check_interactions(fold_in, name="fold-in matrix")
+    hidden = check_interactions(held_out, items=given.shape[1], name="held-out matrix")
+    if given.shape != hidden.shape:
+        raise InvalidInteractionsError(
+            f"Fold-in {given.shape} and held-out {hidden.shape} matrices differ in their users."
+        )
+    if hidden.nnz == 0:
+        raise InvalidInteractionsError("No user has a held-out item: there is nothing to predict.")
+    return given, hidden
+
+
 def evaluate_lists(
     model: Predictor, fold_in: Csr, held_out: Csr, *, batch_size: int = 500
 ) -> tuple[Mapping[str, NDArray[np.float64]], NDArray[np.int64]]:
@@ -61,15 +80,8 @@ def evaluate_lists(
     lists : ndarray of int64, shape (users, at most `DEPTH`)
         The best unseen items of each of these users; see `rank_items`.
     """
-    given = check_interactions(fold_in, name="fold-in matrix")
-    hidden = check_interactions(held_out, items=given.shape[1], name="held-out matrix")
-    if given.shape != hidden.shape:
-        raise InvalidInteractionsError(
-            f"Fold-in {given.shape} and held-out {hidden.shape} matrices differ in their users."
-        )
+    given, hidden = check_held_out(fold_in, held_out)
     users = np.flatnonzero(np.diff(hidden.indptr))
-    if len(users) == 0:
-        raise InvalidInteractionsError("No user has a held-out item: there is nothing to predict.")
     depth = min(DEPTH, given.shape[1])
     batches = np.array_split(users, -(-len(users) // batch_size))
     lists = [rank_items(model.predict(given[batch]), given[batch], depth)[0] for batch in batches]

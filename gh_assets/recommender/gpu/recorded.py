@@ -73,18 +73,22 @@ class Recorded:
         """Call or replay the function; a result is overwritten by the next call."""
         if self.generator.device.type != "cuda":
             return self.function()
+        with torch.cuda.device(self.generator.device):  # streams are those of the current device
+            return self._on_gpu()
+
+    def _on_gpu(self) -> Tensor:
         self.calls += 1
-        if self.calls <= WARM_UP:
-            current, beside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            beside.wait_stream(current)
-            with torch.cuda.stream(beside):
-                result = self.function()
-            current.wait_stream(beside)
-            return result
         if self.graph is None:
+            current, beside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            if self.calls <= WARM_UP:
+                beside.wait_stream(current)
+                with torch.cuda.stream(beside):
+                    result = self.function()
+                current.wait_stream(beside)
+                return result
             graph = torch.cuda.CUDAGraph()
             graph.register_generator_state(self.generator)
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, stream=beside):
                 self.result = self.function()
             self.graph = graph
         self.graph.replay()
@@ -104,7 +108,7 @@ class RecordedSteps:
         self.run, self.model = run, model
         run.output.always_shift = True
         users, size, device = int(run.stars.shape[0]), run.largest_batch, run.device
-        self.packed = torch.from_numpy(packed(run.stars)).to(device)
+        self.packed = packed(run.stars, device)
         self.bits = 2 ** torch.arange(8, dtype=torch.uint8, device=device)
         self.without_items = users
         self.batch = torch.full((size,), users, device=device)
@@ -177,13 +181,13 @@ class RecordedSteps:
         return DenseBags.of(stars.flatten(1)[:, :items].to(self.run.dtype), self.run.weight_dtype)
 
 
-def packed(stars: Csr) -> NDArray[np.uint8]:
+def packed(stars: Csr, device: torch.device) -> Tensor:
     """Return the stars as bits, lowest first, with a row for a user without stars at the end; (users + 1, bytes)."""
     users, items = stars.shape
-    rows = np.zeros((users + 1, -(-items // 8)), np.uint8)
+    rows = torch.zeros((users + 1, -(-items // 8)), dtype=torch.uint8, device=device)
     for start in range(0, users, PACKED_USERS):
         part = stars[start : start + PACKED_USERS].astype(np.bool_).toarray()
-        rows[start : start + len(part)] = np.packbits(part, axis=1, bitorder="little")
+        rows[start : start + len(part)] = torch.from_numpy(np.packbits(part, axis=1, bitorder="little"))
     return rows
 
 

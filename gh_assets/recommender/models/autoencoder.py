@@ -180,6 +180,7 @@ class Autoencoder(Recommender):
                 checkpoints.save(*run.checkpoint(best, self.history))
             if self.on_epoch is not None:
                 self.on_epoch(row)
+        run.fused = None  # frees its memory now: it refers to the run, which refers to it
         if best.weights:
             run.restore(best.weights)
             self._weights_changed()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -23,7 +23,7 @@ from gh_assets.recommender.cpu.compilation import call
 from gh_assets.recommender.data.interactions import Csr, row_numbers
 from gh_assets.recommender.data.splits import sample_users
 from gh_assets.recommender.engine.bags import Bags, portions
-from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, Predictor, evaluate
+from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, Predictor, check_held_out, evaluate
 from gh_assets.recommender.models.base import Recommender, Scores
 
 Candidate = TypeVar("Candidate")
@@ -91,8 +91,9 @@ def evenly(count: int, most: int) -> NDArray[np.int64]:
 
 def choosing_users(validation: tuple[Csr, Csr]) -> tuple[Csr, Csr]:
     """Return the fold-in and held-out matrix of up to `CHOOSING_USERS` of the validation users."""
-    users = sample_users(validation[1], CHOOSING_USERS)
-    return validation[0][users], validation[1][users]
+    fold_in, held_out = check_held_out(*validation)
+    users = sample_users(held_out, CHOOSING_USERS)
+    return fold_in[users], held_out[users]
 
 
 def climb(
@@ -167,7 +168,7 @@ class Neighbours(Recommender):
     nearest : ndarray of int32, shape (neighbours, items)
         Neighbours of each item, nearest first.
     likeness : ndarray of float32, shape (neighbours, items)
-        Their similarities. No matrix of items × items is needed: only `BLOCK` of its columns exist at a time.
+        Their similarities. No matrix of items × items is needed: only `BLOCK` of its rows exist at a time.
     """
 
     def set_neighbours(self, nearest: NDArray[np.int32], likeness: NDArray[np.float32]) -> None:
@@ -326,7 +327,7 @@ def nearest_items(
 
 
 def common_users(stars: Csr, weights: NDArray[np.float32], use: Callable[[int, NDArray[np.float32]], None]) -> None:
-    """Add up the weights of the users whom each two items have in common, `BLOCK` items in a thread at a time.
+    """Add up the weights of the users whom each two items have in common, `BLOCK` items at a time in all threads.
 
     Parameters
     ----------
@@ -339,15 +340,16 @@ def common_users(stars: Csr, weights: NDArray[np.float32], use: Callable[[int, N
     sides = [
         (matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32, copy=False)) for matrix in (columns, stars)
     ]
-    items = stars.shape[1]
+    items, threads = stars.shape[1], torch.get_num_threads()
+    size = -(-BLOCK // threads)
 
     def block(start: int) -> None:
-        total = np.zeros((min(BLOCK, items - start), items), np.float32)
+        total = np.zeros((min(size, items - start), items), np.float32)
         call(add_common_users, total, start, *sides[0], *sides[1], weights)
         use(start, total)
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        list(threads.map(block, range(0, items, BLOCK)))
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(block, range(0, items, size)))
 
 
 class EASE(Recommender):
@@ -391,10 +393,12 @@ class EASE(Recommender):
 
     def _fit(self, stars: Csr, validation: tuple[Csr, Csr] | None) -> None:
         axes = self.lambdas, self.dropouts, self.scalings
+        larger: Iterator[float] = iter(())
         if validation is not None and self.items > CHOOSING_ITEMS:
             train, *others = (matrix[:, evenly(self.items, CHOOSING_ITEMS)] for matrix in (stars, *validation))
             if train.nnz and others[1].nnz:
                 self.chosen, validation = EASE(*axes).fit(train, (others[0], others[1])).chosen, None
+                larger = (value for value in self.lambdas if value > self.chosen[0])
         gram = gram_matrix(stars)
 
         def fit(chosen: tuple[float, ...]) -> None:
@@ -402,7 +406,14 @@ class EASE(Recommender):
             self.B = np.empty((0, 0), np.float32)
             self.B = ease_weights(gram.copy(order="F"), *chosen)
 
-        self.chosen = climb(self, fit, axes, self.chosen, validation)
+        while True:
+            try:
+                self.chosen = climb(self, fit, axes, self.chosen, validation)
+                return
+            except GhAssetsError:  # a λ that suffices for a sample of the items may be too small for all of them
+                if (value := next(larger, None)) is None:
+                    raise
+                self.chosen = (value, *self.chosen[1:])
 
     def score(self, stars: Csr) -> NDArray[np.float32]:
         scores: NDArray[np.float32] = stars @ self.B

@@ -24,7 +24,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 def test_stars_are_packed_as_bits(items: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorded, "PACKED_USERS", 4)
     stars = random_stars(0, 11, items)
-    bits = np.unpackbits(packed(stars), axis=1, bitorder="little")[:, :items]
+    bits = np.unpackbits(packed(stars, torch.device("cpu")).numpy(), axis=1, bitorder="little")[:, :items]
     np.testing.assert_array_equal(bits[:11], stars.toarray())
     assert not bits[11].any(), "the last row is that of a user without stars"
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from gh_assets.errors import ConfigurationError
+from gh_assets.errors import ConfigurationError, GhAssetsError, InvalidInteractionsError
 from gh_assets.recommender import (
     ALS,
     EASE,
@@ -160,6 +160,26 @@ def test_ease_chooses_with_all_items_if_the_sampled_ones_predict_nothing(monkeyp
     whole = EASE((1e-3, 1e-2, 1e4)).fit(split.train, validation)
     monkeypatch.setattr(baselines, "CHOOSING_ITEMS", 1)
     assert EASE((1e-3, 1e-2, 1e4)).fit(split.train, validation).chosen == whole.chosen == (1e4, 0.0, 0.0)
+
+
+@pytest.mark.usefixtures("few_choose")
+def test_ease_takes_a_larger_lambda_if_the_one_chosen_with_a_sample_is_too_small_for_all_items() -> None:
+    stars = taste_matrix(users=400, items=30)
+    twice = sp.csr_array(stars[:, np.arange(60) // 2])  # the sample has one of each pair of equal items
+    split = strong_generalization_split(twice, validation_users=40, test_users=40)
+    model = EASE((1e-6, 1e4)).fit(split.train, split.validation)
+    assert model.chosen[0] == 1e4
+    with pytest.raises(GhAssetsError, match="cannot invert"):
+        EASE((1e-6,)).fit(split.train, split.validation)
+
+
+@pytest.mark.parametrize("make", [ALS, ItemKNN, EASE, GraphFilter])
+def test_validation_users_that_do_not_fit_are_named(make: Callable[[], Recommender]) -> None:
+    stars = taste_matrix(users=60)
+    for held_out, message in ((stars[:40], "differ in their users"), (stars[:50] * 0, "No user has a held-out item")):
+        held_out.eliminate_zeros()
+        with pytest.raises(InvalidInteractionsError, match=message):
+            make().fit(stars, (stars[:50], held_out))
 
 
 def test_neighbours_are_those_of_the_whole_similarity_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
