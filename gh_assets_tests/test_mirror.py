@@ -7,6 +7,7 @@ PACKAGE, TESTS = CHECKOUT / "gh_assets", CHECKOUT / "gh_assets_tests"
 ROOT_MODULES = {"__main__.py", "definitions.py", "errors.py", "io_managers.py", "schemas.py", "settings.py"}
 
 OF_THE_PROJECT = {
+    "test_benchmarks.py",
     "test_dependencies.py",
     "test_docs.py",
     "test_former_names.py",
