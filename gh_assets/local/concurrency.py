@@ -52,29 +52,38 @@ def map_bounded(
     source, limit = iter(items), window or workers * 4
     running: set[Future[Result]] = set()
     ended: SimpleQueue[Future[Result]] = SimpleQueue()
-    failure: BaseException | None = None
+    failure: Exception | None = None
     with workers_of(workers, "gh-assets") as executor:
         while True:
             try:
-                for item in islice(source, limit - len(running) if failure is None else 0):
-                    call = executor.submit(function, item)
-                    running.add(call)
-                    call.add_done_callback(ended.put)
-            except BaseException as error:  # noqa: BLE001 - of `items`; raised after the remaining results
-                failure = error
-            if failure is not None and not isinstance(failure, Exception):
-                running -= wait(running, GRACE).not_done
-            if not running:
-                break
-            try:
+                try:
+                    for item in islice(source, limit - len(running) if failure is None else 0):
+                        call = executor.submit(function, item)
+                        running.add(call)
+                        call.add_done_callback(ended.put)
+                except Exception as error:  # noqa: BLE001 - of `items`; raised after the remaining results
+                    failure = error
+                if not running:
+                    break
                 call = ended.get()
                 running.discard(call)
                 result = call.result()
-            except BaseException as error:  # noqa: BLE001 - raised after the remaining results
+            except Exception as error:  # noqa: BLE001 - raised after the remaining results
                 failure = failure or error
-                for call in running:
-                    call.cancel()
+                _cancel(running)
+            except BaseException:
+                # It came between any two lines, so a call that is in `running` need not come into `ended`.
+                _cancel(running)
+                for call in wait(running, GRACE).done:
+                    if not call.cancelled() and call.exception() is None:
+                        yield call.result()
+                raise
             else:
                 yield result
         if failure is not None:
             raise failure
+
+
+def _cancel(calls: Iterable[Future[Result]]) -> None:
+    for call in calls:
+        call.cancel()

@@ -1,7 +1,10 @@
 """Tests of the bounded map over threads."""
 
+import sys
 import threading
 from collections.abc import Iterator
+from itertools import count
+from types import FrameType
 
 import pytest
 from hypothesis import given, settings
@@ -79,3 +82,51 @@ def test_interruption_abandons_calls_that_do_not_end(monkeypatch: pytest.MonkeyP
         list(map_bounded(call, range(2), 2))
     assert finished == [], "the call is still running"
     released.set()
+
+
+class InterruptAtLine:
+    """A trace function that interrupts `map_bounded` before its nth line, as Ctrl-C can at any time."""
+
+    def __init__(self, line: int) -> None:
+        self.left = line
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> "InterruptAtLine | None":
+        if frame.f_code is not map_bounded.__code__:
+            return None
+        if event == "line":
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+        return self
+
+
+def results_until_interrupt(line: int, done: list[int], results: list[int], ends: list[str]) -> None:
+    def call(item: int) -> int:
+        done.append(item)
+        return item
+
+    sys.settrace(InterruptAtLine(line))
+    try:
+        for result in map_bounded(call, range(6), 2, window=3):
+            results.append(result)
+        ends.append("finished")
+    except KeyboardInterrupt:
+        ends.append("interrupted")
+    finally:
+        sys.settrace(None)
+
+
+def test_an_interruption_at_any_line_ends_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(concurrency, "GRACE", 0.05)
+    for line in count(1):
+        done: list[int] = []
+        results: list[int] = []
+        ends: list[str] = []
+        caller = threading.Thread(target=results_until_interrupt, args=(line, done, results, ends), daemon=True)
+        caller.start()
+        caller.join(10)
+        assert ends, f"it waits forever after an interruption before line event {line}"
+        assert len(results) == len(set(results)), "a result is yielded twice"
+        if ends == ["finished"]:
+            assert line > 20, "the trace function did not see the function"
+            return
