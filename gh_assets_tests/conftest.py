@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from dagster import DagsterInstance
 from google.cloud import storage
+from hypothesis import settings as hypothesis_settings
 from pydantic import SecretStr
 
 from gh_assets.embedded.standin.app import Standin
@@ -39,7 +40,9 @@ from gh_assets_tests.support.serving import serving as serving
 
 pytest_plugins = ["gh_assets_tests.support.served_home_fixtures"]
 
-os.environ.setdefault("HYPOTHESIS_MAX_EXAMPLES", "50")
+# How long an example takes says more of the machine than of the code.
+hypothesis_settings.register_profile("gh_assets", deadline=None)
+hypothesis_settings.load_profile("gh_assets")
 
 SETTINGS = [*(str(field.validation_alias) for field in Settings.model_fields.values()), "DAGSTER_HOME"]
 

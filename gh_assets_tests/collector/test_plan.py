@@ -6,7 +6,6 @@ from typing import Any
 import polars as pl
 import pytest
 from hypothesis import example, given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from gh_assets.collector.plan import (
@@ -108,7 +107,6 @@ SLIGHTLY_MOVED = {"stargazer_count": 101, "counted_then": 100, "proven": False, 
 """A list that is incomplete, and whose count moved by less than the policy waits for."""
 
 
-@hypothesis_settings(deadline=None)
 @given(st.lists(rows, max_size=20), st.integers(0, 60), st.sets(st.sampled_from(ALL_REASONS)))
 @example([SLIGHTLY_MOVED], 60, {DueReason.INCOMPLETE})
 def test_invariants_of_plans(drawn: list[dict[str, Any]], budget: int, kinds: set[DueReason]) -> None:

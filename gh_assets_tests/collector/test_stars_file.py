@@ -484,7 +484,7 @@ SPELL_TIME: list[Callable[[dt.datetime], object]] = [
 ]
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(stars=st.lists(STAR, min_size=1, max_size=8, unique_by=PARTS), data=st.data())
 def test_result_does_not_depend_on_the_format(tmp_path: Path, stars: list[Any], data: st.DataObject) -> None:
     def draw(options: Sequence[Any]) -> Any:

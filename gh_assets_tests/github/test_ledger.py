@@ -24,7 +24,7 @@ def ledgers(database: MongoDatabase) -> Ledgers:
     return lambda: MongoLedger(database["github_budgets"])
 
 
-@hypothesis_settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(turns=st.lists(st.integers(0, 2), min_size=10, max_size=18), limit=st.integers(1, 18))
 def test_processes_that_share_a_ledger_do_not_overspend(database: MongoDatabase, turns: list[int], limit: int) -> None:
     database["ledger_test"].drop()

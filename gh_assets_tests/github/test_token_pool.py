@@ -9,7 +9,6 @@ from email.utils import formatdate
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from gh_assets.errors import CancelledError, RateLimitedError
@@ -30,7 +29,6 @@ def test_tokens_of_one_user_share_one_budget(caplog: pytest.LogCaptureFixture) -
     assert "token-1" not in caplog.text
 
 
-@hypothesis_settings(deadline=None)
 @given(accounts=st.integers(1, 5), limit=st.integers(1, 12), requests=st.integers(1, 60))
 def test_limits_are_kept_and_available_quota_is_never_waited_for(accounts: int, limit: int, requests: int) -> None:
     pool = Pool(*(f"user:{n}" for n in range(accounts)), limit=limit)

@@ -7,14 +7,13 @@ from itertools import count
 from types import FrameType
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gh_assets.local import concurrency
 from gh_assets.local.concurrency import map_bounded
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(), max_size=40), st.integers(1, 5), st.none() | st.integers(1, 9))
 def test_every_item_has_one_result(items: list[int], workers: int, window: int | None) -> None:
     results = list(map_bounded(lambda item: item * 2, items, workers, window=window))

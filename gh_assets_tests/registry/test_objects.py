@@ -218,7 +218,7 @@ def save_and_sweep(client: storage.Client, database: MongoDatabase, folder: Path
     assert ModelRegistry(ObjectStore(client, name), database[name]).verify(saved) is None
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(schedule=st.lists(st.booleans(), min_size=8, max_size=24))
 @example(schedule=[True] + [False] * 4 + [True] * 6)
 @example(schedule=[False] * 2 + [True] * 3 + [False] * 12)

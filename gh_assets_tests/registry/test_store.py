@@ -214,7 +214,7 @@ def test_best_model_respects_direction_and_metric(save: Save, registry: ModelReg
     assert registry.best("recvae").score == 0.9, "the newest scored model decides which metric counts"
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(["x", "y"]), st.none() | st.floats(-1, 1)), max_size=8

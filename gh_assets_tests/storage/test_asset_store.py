@@ -134,7 +134,7 @@ def kill_after(calls: int, store: AssetStore, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(store.objects, name, counted(getattr(store.objects, name)))
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     first=st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 3), min_size=1),
     later=st.lists(st.dictionaries(st.sampled_from("abcdef"), st.integers(4, 9), min_size=1), min_size=1, max_size=2),

@@ -98,7 +98,7 @@ messages = st.lists(
 )  # fmt: skip
 
 
-@hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stream=messages, seed=st.integers(0, 99), batch=st.integers(1, 9))
 def test_result_depends_on_neither_order_nor_repetition_nor_batch_size(
     database: MongoDatabase, stream: list[Any], seed: int, batch: int

@@ -23,7 +23,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n
 PARTS = st.sampled_from([b"\r\n--", b"--", b"\r\n\r\n", b"content-type: text/plain", b"x", b"\0", b"\r\n"])
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=TEXT,
     content=st.lists(PARTS, max_size=8).map(b"".join),

@@ -154,7 +154,7 @@ def test_including_archived_repositories_gives_more(server: Running) -> None:
     assert set(names(without)) < set(names(both))
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     user=st.integers(0, PEOPLE - 1),
     size=st.integers(1, 30),

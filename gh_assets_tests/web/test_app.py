@@ -39,7 +39,7 @@ def test_responses_contain_no_address_and_no_token(server: Running, served_home:
         assert secret not in text
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=40))
 def test_any_address_gets_a_response(server: Running, path: str) -> None:
     for base in ("/u/", "/r/a/", "/for?q=", "/api/v1/users/", "/static/"):

@@ -58,7 +58,7 @@ def test_feedback_waits_until_mongodb_is_reachable(tmp_path: Path, database: Mon
         assert another.verdicts_of("a") == {1: ("known", "o/r"), 2: ("known", "o/s")}
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     entries=st.lists(
         st.tuples(st.sampled_from(["p", "q"]), st.integers(1, 4), st.sampled_from(["known", "none", "not_interested"])),

@@ -5,7 +5,7 @@ import time
 from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gh_assets.collector.lists.links import repository_of
@@ -236,7 +236,6 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-@settings(deadline=None)
 @given(data=st.data(), wanted=st.lists(names, min_size=1, max_size=12, unique=True))
 def test_links_of_any_form_at_any_depth_are_found(name: str, data: st.DataObject, wanted: list[str]) -> None:
     lines, depth = [":hub: https://github.com\n"] if name == "list.adoc" else [], 0

@@ -108,7 +108,7 @@ def test_pages_are_kept_when_the_request_limit_is_reached(github_of: GitHubOf, c
     assert standin.quota.spent["graphql"] - before <= 6
 
 
-@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@hypothesis_settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(limit=st.integers(1, 130), start=st.integers(1, 100))
 def test_bisection_ends_near_the_limit(limit: int, start: int) -> None:
     batch = QuerySize(start)

@@ -187,13 +187,11 @@ def assert_stored_stars_exist(world: World, home: Home) -> None:
 
 
 FEW_EXAMPLES = hypothesis_settings(
-    max_examples=10, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=10, database=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 SEARCH = hypothesis_settings(FEW_EXAMPLES, max_examples=100, phases=[Phase.generate])
 """Failing examples are not shrunk: it only matters that one is found."""
-MANY_EXAMPLES = hypothesis_settings(
-    max_examples=80, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-)
+MANY_EXAMPLES = hypothesis_settings(max_examples=80, database=None, suppress_health_check=list(HealthCheck))
 
 
 @FEW_EXAMPLES

@@ -52,7 +52,7 @@ def test_new_stars_are_read_without_sending_old_pages_again(github_of: GitHubOf,
     assert collecting.users("a/b") == [5000 + user for user in range(230)]
 
 
-@hypothesis_settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     before=st.integers(0, 320),
     unstarred=st.lists(st.integers(0, 319), max_size=5),

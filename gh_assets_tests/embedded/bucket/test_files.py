@@ -26,7 +26,7 @@ HOSTILE = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(names=st.lists(NAMES | HOSTILE, min_size=1, max_size=4, unique=True))
 def test_any_name_is_stored_listed_copied_and_deleted(home: Path, gcs_client: storage.Client, names: list[str]) -> None:
     bucket = gcs_client.create_bucket(f"names-{secrets.token_hex(6)}")
@@ -44,7 +44,7 @@ def test_any_name_is_stored_listed_copied_and_deleted(home: Path, gcs_client: st
     assert {path.name for path in (home / "bucket").iterdir()} >= {"content", "uploads", "index.sqlite"}
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     names=st.sets(st.text("ab/é", min_size=1, max_size=5), max_size=12),
     prefix=st.text("ab/é", max_size=2),

@@ -48,7 +48,7 @@ def test_upload_is_continued_after_a_kill_of_the_server(fresh_home: Path) -> Non
     assert requests.delete(address, headers=own, timeout=10).status_code == 404
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(size=st.integers(0, 3 << 20), chunk=st.sampled_from([None, 256 << 10, 512 << 10]))
 def test_files_of_any_size_are_uploaded(
     gcs_client: storage.Client, tmp_path_factory: pytest.TempPathFactory, size: int, chunk: int | None

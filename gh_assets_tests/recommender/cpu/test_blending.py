@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as arrays
 from gh_assets.recommender.cpu.blending import add_standardized, discounted_gains
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     both=arrays.arrays(np.float32, (2, 3, 11), elements=st.floats(-1000, 1000, width=32)),
     weights=arrays.arrays(np.float32, 3, elements=st.floats(-1, 1, width=32)),
@@ -24,7 +24,7 @@ def test_standardized_scores_are_added_with_the_weight_of_each_user(both: np.nda
         np.testing.assert_allclose(result, before + weights[:, None] * standardized, atol=2e-2)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 12), st.integers(1, 6), st.booleans())
 def test_gains_of_blends_are_those_of_the_relevant_items_at_their_ranks(
     seed: int, parts: int, items: int, depth: int, ties: bool

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from gh_assets.recommender.cpu.co_occurrence import add_common_users
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 12), st.floats(0, 1))
 def test_rows_are_those_of_the_weighted_product(seed: int, users: int, items: int, share: float) -> None:
     rng = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gh_assets.errors import InvalidInteractionsError, StoredDataError
@@ -30,7 +30,6 @@ def names(pairs: list[tuple[int, int]]) -> tuple[pl.DataFrame, pl.DataFrame]:
 pairs = st.lists(st.tuples(st.integers(1, 12), st.integers(100, 112)), min_size=1, max_size=80)
 
 
-@settings(deadline=None)
 @given(pairs)
 def test_the_matrix_has_exactly_the_pairs(collected: list[tuple[int, int]]) -> None:
     matrix = build_user_item_matrix(stars(collected), *names(collected))
@@ -48,7 +47,6 @@ def test_the_matrix_has_exactly_the_pairs(collected: list[tuple[int, int]]) -> N
     assert shuffled.to_bytes() == matrix.to_bytes(), "the order of collection must not matter"
 
 
-@settings(deadline=None)
 @given(pairs, st.integers(1, 4), st.integers(1, 4))
 def test_minima_hold_for_the_remaining_users_and_repositories(
     collected: list[tuple[int, int]], a_user: int, a_repo: int

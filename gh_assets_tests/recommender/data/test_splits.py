@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gh_assets.errors import InvalidInteractionsError
@@ -12,7 +12,6 @@ from gh_assets.recommender.data.splits import cut_histories, temporal_split
 from gh_assets_tests.support.matrices import taste_matrix
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1000), st.sampled_from([0.2, 0.5]), st.sampled_from([(None, None), (10, 15)]))
 def test_a_split_holds_out_whole_users_and_loses_no_star(
     seed: int, share: float, counts: tuple[int | None, int | None]
@@ -157,7 +156,6 @@ def test_a_temporal_split_without_enough_times_is_rejected() -> None:
         temporal_split(matrix, np.full(matrix.nnz, np.datetime64("2024-01-01"), "datetime64[us]"))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(0, 20), st.integers(0, 20))
 def test_a_cut_history_is_a_part_of_each_longer_one(seed: int, shorter: int, longer: int) -> None:
     matrix = taste_matrix(users=40)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gh_assets.recommender.engine.bags import DenseBags, UserBags
@@ -19,7 +19,6 @@ def both_kinds(stars: sp.csr_array) -> list[UserBags]:
 sizes = given(st.integers(0, 1000), st.integers(1, 9), st.integers(1, 40))
 
 
-@settings(deadline=None)
 @sizes
 def test_bags_sum_and_transpose_as_matrices_do(seed: int, users: int, items: int) -> None:
     stars = random_stars(seed, users, items)
@@ -38,7 +37,6 @@ def test_bags_sum_and_transpose_as_matrices_do(seed: int, users: int, items: int
     torch.testing.assert_close(back.sums(gradient), (weighted.T @ gradient)[items_with_users])
 
 
-@settings(deadline=None)
 @sizes
 def test_parts_of_bags_are_their_users(seed: int, users: int, items: int) -> None:
     table = torch.randn((items, 3), dtype=torch.float64)

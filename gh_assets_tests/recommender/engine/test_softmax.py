@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gh_assets.recommender.engine import softmax
@@ -23,7 +23,6 @@ def by_autograd(
     return weight.grad, bias.grad, likelihood.detach(), z.grad
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 9), st.integers(1, 40), st.sampled_from([1.0, 40.0, 300.0]))
 def test_likelihood_and_gradients_are_autograds_however_large_the_logits(
     seed: int, users: int, items: int, size: float

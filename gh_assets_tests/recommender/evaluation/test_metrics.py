@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gh_assets.errors import InvalidInteractionsError
@@ -36,7 +36,6 @@ def by_definition(scores: np.ndarray, given_items: np.ndarray, hidden: np.ndarra
     return dcg / ideal, recalls[0], recalls[1]
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 150), st.integers(1, 12))
 def test_metrics_follow_their_definitions(seed: int, items: int, users: int) -> None:
     rng = np.random.default_rng(seed)
@@ -69,7 +68,6 @@ def test_users_without_held_out_items_do_not_count() -> None:
         evaluate(Fixed(np.ones((2, 5))), fold_in, fold_in)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 60), st.integers(1, 4), st.integers(1, 12))
 def test_the_best_are_ordered_by_score_and_then_by_item(seed: int, users: int, items: int, kinds: int, n: int) -> None:
     """Also if the list ends among equal scores, is longer than the remaining items, or none remain."""
@@ -87,7 +85,6 @@ def test_the_best_are_ordered_by_score_and_then_by_item(seed: int, users: int, i
         assert values[user].tolist() == [scores[user, item] for item in best] + [-np.inf] * none
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 5), st.sampled_from([0.0, 0.2, 0.7]))
 def test_a_row_contains_its_own_items_only(seed: int, users: int, items: int, share: float) -> None:
     rng = np.random.default_rng(seed)
