@@ -1,5 +1,6 @@
 """A bounded number of workers over an iterable of any length: memory stays flat, cancellation reaches all."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -15,13 +16,13 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def workers_of(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
+def workers_of(count: int, name: str, initializer: Callable[[], object] | None = None) -> Iterator[ThreadPoolExecutor]:
     """Open a thread pool that is joined at the end of the block, or abandoned if the block raises.
 
     Ctrl-C and the cancellation of a Dagster run must reach the caller at once, because only the caller can cancel the
     GitHub client: a worker may be waiting an hour for new quota.
     """
-    executor = ThreadPoolExecutor(count, thread_name_prefix=name)
+    executor = ThreadPoolExecutor(count, name, initializer)
     try:
         yield executor
     except BaseException:
@@ -82,6 +83,35 @@ def map_bounded(
                 yield result
         if failure is not None:
             raise failure
+
+
+def map_in_order(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int,
+    *,
+    initializer: Callable[[], object] | None = None,
+) -> Iterator[Result]:
+    """Apply a function to items in threads, and yield the results in the order of the items.
+
+    Parameters
+    ----------
+    function : callable
+    items : iterable
+        Consumed lazily: at most one more than `workers` is ahead of what was yielded.
+    workers : int
+        Number of threads.
+    initializer : callable, optional
+        Called in each thread before its first item.
+    """
+    with workers_of(workers, "gh-assets", initializer) as executor:
+        ahead: deque[Future[Result]] = deque()
+        for item in items:
+            ahead.append(executor.submit(function, item))
+            if len(ahead) > workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def _cancel(calls: Iterable[Future[Result]]) -> None:

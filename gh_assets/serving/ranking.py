@@ -6,15 +6,17 @@ so that a user gets the same list everywhere.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import scipy.sparse as sp
+import torch
 from numpy.typing import NDArray
 
+from gh_assets.local.concurrency import map_in_order
 from gh_assets.recommender.data.interactions import Csr, UserItemMatrix
 from gh_assets.recommender.evaluation.metrics import best_items
 from gh_assets.recommender.models.trained_model import TrainedModel
@@ -175,13 +177,14 @@ class Ranker:
     ) -> Iterator[pl.DataFrame]:
         """Yield the lists of all users of a matrix, as frames of schema ``RECOMMENDATIONS``.
 
-        A frame has the lists of `USERS_PER_BATCH` users, which bounds the memory. Without reasons (0) it is much
-        faster.
+        A frame has the lists of `USERS_PER_BATCH` users, and as many frames are computed at the same time as torch has
+        threads, which bounds the memory. Without reasons (0) it is much faster.
         """
         items = self.trained.positions(matrix.repo_ids)
         rows = self.catalogue.places(matrix.repo_ids.tolist())
         substitutes = self._substitute_matrix(matrix.repo_ids, items)
-        for start in range(0, matrix.stars.shape[0], USERS_PER_BATCH):
+
+        def table(start: int) -> pl.DataFrame:
             stars = matrix.stars[start : start + USERS_PER_BATCH]
             known = _in_columns(stars, items, self.items)
             given = known if substitutes is None else known + stars @ substitutes
@@ -194,7 +197,11 @@ class Ranker:
                 for login, known_items, starred in zip(logins, _columns(known), _columns(stars), strict=True)
             ]
             lists = self._rank(given, hidden, requests, reasons)
-            yield self._table(lists, matrix.user_ids[start:], logins)
+            return self._table(lists, matrix.user_ids[start:], logins)
+
+        # Much of the work is not a matrix product, so batches at the same time are faster than one in many threads.
+        starts = range(0, matrix.stars.shape[0], USERS_PER_BATCH)
+        yield from map_in_order(table, starts, torch.get_num_threads(), initializer=partial(torch.set_num_threads, 1))
 
     def _substitute_matrix(self, repo_ids: NDArray[np.int64], items: NDArray[np.int64]) -> Csr | None:
         """Map columns of a matrix that the model does not know to their substitutes, shape (columns, items)."""

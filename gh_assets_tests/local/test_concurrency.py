@@ -11,13 +11,44 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gh_assets.local import concurrency
-from gh_assets.local.concurrency import map_bounded
+from gh_assets.local.concurrency import map_bounded, map_in_order
 
 
 @given(st.lists(st.integers(), max_size=40), st.integers(1, 5), st.none() | st.integers(1, 9))
 def test_every_item_has_one_result(items: list[int], workers: int, window: int | None) -> None:
     results = list(map_bounded(lambda item: item * 2, items, workers, window=window))
     assert sorted(results) == sorted(item * 2 for item in items)
+
+
+@given(st.lists(st.integers(), max_size=40), st.integers(1, 5))
+def test_results_in_order_belong_to_the_items(items: list[int], workers: int) -> None:
+    assert list(map_in_order(lambda item: item * 2, items, workers)) == [item * 2 for item in items]
+
+
+def test_items_in_order_are_taken_lazily_by_initialized_threads() -> None:
+    taken: list[int] = []
+    initialized = threading.local()
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    def call(number: int) -> int:
+        assert initialized.yes
+        return number
+
+    results = map_in_order(call, items(), 2, initializer=lambda: setattr(initialized, "yes", True))
+    for done, result in enumerate(results):
+        assert result == done
+        assert len(taken) <= done + 3
+
+
+def test_exception_of_a_call_in_order_is_raised_in_its_place() -> None:
+    results = map_in_order(lambda number: 1 // (number - 2), range(5), 2)
+    assert [next(results), next(results)] == [-1, -1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
 
 
 def test_items_are_taken_lazily() -> None:

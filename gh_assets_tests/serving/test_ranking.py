@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from gh_assets.recommender import EASE, RecVAE, RecVAEConfig
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.models.trained_model import TrainedModel
 from gh_assets.schemas import RECOMMENDATIONS
+from gh_assets.serving import ranking
 from gh_assets.serving.catalogue import Catalogue
 from gh_assets.serving.ranking import Ranker, Recommendation
 from gh_assets.serving.requests import Filters, RecommendationRequest
@@ -124,6 +126,23 @@ def test_origins_of_starred_forks_are_excluded(trained: TrainedModel) -> None:
         assert related in ids(wanted)
     everything = recommend_to(trained, [FIRST + 2, 12345], 20, catalogue)
     assert len(everything) == 19, "a repository outside the catalogue has no known forks"
+
+
+def test_lists_of_batches_at_the_same_time_are_those_of_one(
+    trained: TrainedModel, matrix: UserItemMatrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = pl.concat(list(Ranker(trained).recommend_all(matrix, 5)))
+    monkeypatch.setattr(ranking, "USERS_PER_BATCH", 7)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        parts = pl.concat(list(Ranker(trained).recommend_all(matrix, 5)))
+        assert torch.get_num_threads() == 3, "the threads of the caller are changed"
+    finally:
+        torch.set_num_threads(threads)
+    values = ["score", "because_share", "because"]
+    assert parts.drop(values).equals(whole.drop(values))
+    assert parts["score"].to_numpy() == pytest.approx(whole["score"].to_numpy(), abs=1e-4)
 
 
 def test_recommend_all_agrees_with_single_requests(trained: TrainedModel, matrix: UserItemMatrix) -> None:
