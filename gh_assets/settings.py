@@ -106,6 +106,9 @@ class Settings(BaseSettings):
     max_users: int = Field(5000, ge=1)
     """Maximum number of users whose starred lists are read where repositories' own lists are closed."""
 
+    target_share: float = Field(1.0, gt=0, le=1)
+    """No further users are sought once this share of the stars that GitHub counts is known from users' lists."""
+
     seed_users: Path | None = None
     """File of users whose starred lists are read first: Parquet or CSV with the column `login`, or a text file."""
 

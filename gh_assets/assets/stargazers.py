@@ -70,6 +70,7 @@ class StargazersConfig(AssetConfig):
             stars_file=Path(self.stars_file) if self.stars_file is not None else None,
             seed_users=Path(self.seed_users) if self.seed_users is not None else settings.seed_users,
             max_users=self.max_users or settings.max_users,
+            target_share=settings.target_share,
             full=self.full,
             workers=settings.workers,
             force=force,

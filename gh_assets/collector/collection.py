@@ -22,6 +22,7 @@ from gh_assets.collector.star_sources.base import (
     StarSource,
 )
 from gh_assets.collector.star_sources.file import StarsFile, UserLookup
+from gh_assets.collector.star_sources.frontier import Yields
 from gh_assets.collector.star_sources.gharchive import ArchivedStars, read_star_events
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.stargazers import RestStargazers
@@ -125,6 +126,7 @@ class StarSourceFactory:
     Attributes
     ----------
     query_sizes : QuerySizeStore
+    yields : Yields
     seeds : SeedUsers or None
         Users whose lists are read, once that has begun.
     """
@@ -138,6 +140,7 @@ class StarSourceFactory:
 
     def __post_init__(self) -> None:
         self.query_sizes = QuerySizeStore(self.database)
+        self.yields = Yields.load(self.database)
 
     def create(self, repositories: Sequence[RepositoryRef]) -> StarSource:
         """Create the source.
@@ -202,6 +205,7 @@ class StarSourceFactory:
             self.seeds,
             options,
             self.on_users,
+            self.yields,
         )
 
 
@@ -248,6 +252,8 @@ def collect(
         report = pipeline.run(selection, reporter.on_repositories)
     finally:
         factory.query_sizes.save()
+        if factory.seeds is not None:
+            factory.yields.save(database)
     result = CollectionResult(report, reporter.forecast, reporter.users)
     if client is not None:
         record_quota(database, client)

@@ -70,14 +70,14 @@ class SeedUsers:
     def __call__(self, repositories: Sequence[RepositoryRef]) -> list[SeedUser]:
         """Return users who may have starred some of the repositories."""
         # Users from the file come before all others.
-        seeds = [SeedUser(seed.login, seed.user_id, seed.weight + 1_000_000) for seed in self.from_file.seeds]
+        seeds = [SeedUser(seed.login, seed.user_id, seed.weight + 1_000_000, "file") for seed in self.from_file.seeds]
         seeds += [
             SeedUser(document["login"], document["_id"], int(document["collected"]["stars"]))
             for document in self.database[Collections.USERS].find({"collected": {"$exists": True}})
         ]
         events = read_star_events(self.store, repositories)
         starred = events.group_by("user_id").agg(pl.col("login").last(), pl.len().alias("weight")).sort("user_id")
-        seeds += [SeedUser(login, user_id, weight) for user_id, login, weight in starred.rows()]
+        seeds += [SeedUser(login, user_id, weight, "gharchive") for user_id, login, weight in starred.rows()]
         seeds += self.state.seeds()
         if len(seeds) < self.options.max_users:
             seeds += self._forkers(repositories)
@@ -91,8 +91,10 @@ class SeedUsers:
             for document in self.database[Collections.STARGAZER_STATE].find({"forks": {"$exists": True}}, {"forks": 1})
         }
         wanted = [r for r in repositories if r.repo_id not in read_at or now - read_at[r.repo_id] > FORKS_TTL]
+        sizes = {repository.repo_id: repository.stargazer_count or 0 for repository in repositories}
         logins: dict[int, str] = {}
         weights = Counter[int]()
+        smallest: dict[int, int] = {}
         done: list[Message] = []
         try:
             for repo_id, forkers in self._read_forks(wanted):
@@ -101,10 +103,15 @@ class SeedUsers:
                     continue
                 logins |= forkers
                 weights.update(forkers.keys())
+                for user_id in forkers:
+                    smallest[user_id] = min(smallest.get(user_id, sizes[repo_id]), sizes[repo_id])
                 value = {"asked_at": now, "seen": len(forkers)}
                 done.append(Message(update=versioned(Collections.STARGAZER_STATE, repo_id, "forks", value, now)))
         finally:
-            seeds = [SeedUser(logins[user_id], user_id, weight) for user_id, weight in weights.items()]
+            seeds = [
+                SeedUser(logins[user_id], user_id, weight, "forks", smallest[user_id])
+                for user_id, weight in weights.items()
+            ]
             # Users first: the forks of a repository that is marked are not read again.
             self.state.remember_seeds(seeds, now)
             Consumer(self.database).apply(done)

@@ -21,6 +21,7 @@ class PolicyResource(SettingsResource):
     source: StarSourceName = setting("source")
     max_pages: int = setting("max_pages")
     max_users: int = setting("max_users")
+    target_share: float = setting("target_share")
     seed_users: str | None = setting("seed_users")
     workers: int = setting("workers")
     archive: str = setting("archive")

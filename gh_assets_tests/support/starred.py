@@ -55,8 +55,8 @@ class Lists(Connected):
         return collections
 
     def make_stale(self) -> None:
-        """Make all lists due, as if a week had passed."""
-        long_ago = dt.datetime.now(dt.UTC) - dt.timedelta(days=8)
+        """Make all lists due, as if a month had passed."""
+        long_ago = dt.datetime.now(dt.UTC) - dt.timedelta(days=31)
         self.database["starred_state"].update_many({}, {"$set": {"state.asked_at": long_ago}})
 
 

@@ -68,7 +68,9 @@ class CollectionOptions:
     seed_users : Path or None
         Users whose lists are read first.
     max_users : int
-        Maximum number of users whose lists are read, those with the highest weights.
+        Maximum number of users whose lists are read, including known ones.
+    target_share : float
+        No further users are sought once this share of the stars that GitHub counts is known.
     full : bool
         Read every list again, also where GitHub's count of the stars is the same, to its end, which detects stars that
         were taken back.
@@ -84,6 +86,7 @@ class CollectionOptions:
     stars_file: Path | None = None
     seed_users: Path | None = None
     max_users: int = 5000
+    target_share: float = 1.0
     full: bool = False
     workers: int = 8
     force: Collection[int] = frozenset()

@@ -6,17 +6,19 @@ with the present list and is written after it, so that a killed run loses at mos
 
 import datetime as dt
 import logging
+import math
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
 from gh_assets.collector.star_sources.base import CollectionOptions, CollectionTask, RepositoryRef, StarCollection
+from gh_assets.collector.star_sources.frontier import Frontier, Yields
 from gh_assets.collector.star_sources.merging import collection_from_users
 from gh_assets.collector.star_sources.starred_lists import GraphQLStarred, RestStarred, StarredListTask, UserList
-from gh_assets.collector.star_sources.starred_state import SeedUser, StarredState, StoredLists, UserState
+from gh_assets.collector.star_sources.starred_state import RECENT_DAYS, SeedUser, StarredState, StoredLists, UserState
 from gh_assets.errors import BudgetSpentError, RateLimitedError, StoredDataError
 from gh_assets.github.list_reading import Coverage, coverage_fields
 from gh_assets.github.outcomes import Outcome
@@ -37,6 +39,12 @@ READING_TIME = dt.timedelta(hours=1)
 STARRED_LIST_TTL = dt.timedelta(days=7)
 """Lists that were read within this time are not read again."""
 
+WORTHWHILE_HITS = 0.5
+"""Number of new stars on wanted repositories that have to be expected for a list to be read again."""
+
+MAX_AGE = dt.timedelta(days=30)
+"""Age at which a list is read again, even if no new star is expected."""
+
 ORPHAN_AGE = dt.timedelta(hours=24)
 """Age at which segments without a state are deleted: another process may be about to name a younger one."""
 
@@ -55,6 +63,8 @@ class StarredReport:
         Lists that were read, or failed.
     unchanged : int
     stars : int
+    gained : int
+        Stars on wanted repositories that no list had before.
     unread : int
         Users whose lists could not be read whole; the next run collects them again.
     outcomes : Counter
@@ -66,6 +76,7 @@ class StarredReport:
     collected: int = 0
     unchanged: int = 0
     stars: int = 0
+    gained: int = 0
     unread: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
 
@@ -85,6 +96,8 @@ class StarredLists:
         A list that was cut after fewer pages than the maximum is read again.
     progress : callable, optional
         Called with the report so far, for the first time before the first request.
+    yields : Yields, optional
+        What lists of users have given so far, by how the users were found.
     """
 
     reader: RestStarred | GraphQLStarred
@@ -93,7 +106,9 @@ class StarredLists:
     seeds: Callable[[Sequence[RepositoryRef]], Iterable[SeedUser]]
     options: CollectionOptions
     progress: Callable[[StarredReport], None] = lambda report: None
+    yields: Yields = field(default_factory=Yields)
     report: StarredReport = field(default_factory=StarredReport)
+    _wanted: frozenset[int] = field(default=frozenset(), init=False)
     name = "starred"
 
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
@@ -102,12 +117,13 @@ class StarredLists:
         if not wanted:
             return
         failure: Exception | None = None
+        self._wanted = frozenset(task.repository.repo_id for task in wanted)
         try:
-            self._collect_users([task.repository for task in wanted], workers)
+            self._collect_users(wanted, workers)
         except (BudgetSpentError, RateLimitedError) as error:
             failure = error  # raised when the stars that are known were yielded
         states = self.state.load()
-        rows, damaged = self._stars_by_repository({task.repository.repo_id for task in wanted}, states)
+        rows, damaged = self._stars_by_repository(self._wanted, states)
         read_whole = {
             user: state.collected_at - READING_TIME
             for user, state in states.items()
@@ -129,25 +145,34 @@ class StarredLists:
 
     # -- reading lists -------------------------------------------------------------------------------------------
 
-    def _collect_users(self, repositories: Sequence[RepositoryRef], workers: int) -> None:
+    def _collect_users(self, tasks: Sequence[CollectionTask], workers: int) -> None:
+        repositories = [task.repository for task in tasks]
         states = self.state.load()
-        users = select_users(self.seeds(repositories), states, self.options)
-        self.report.known, self.report.total = len(states), len(users)
-        if users:
+        new, due = select_users([*stored_users(tasks), *self.seeds(repositories)], states, self.options)
+        room = max(0, self.options.max_users - len(states))
+        self._frontier = Frontier(new, due, self.yields, room, self._has_enough(repositories, states))
+        self.report.known, self.report.total = len(states), len(self._frontier)
+        if self.report.total:
             self.progress(self.report)
-        self._read(users, states, workers)
+        self._read(self._frontier, states, workers)
         # Most faults are transient: users whose lists failed are collected once more after all others.
         states = self.state.load()
-        unread = unread_users(users, states)
-        self.report.total += len(unread)
+        unread = unread_users(self._frontier.taken, states)
+        self.report.total = self.report.collected + len(unread)
         self._read(unread, states, workers)
         self.report.unread = len(unread_users(unread, self.state.load()))
         self._sweep()
 
-    def _read(self, users: Sequence[SeedUser], states: Mapping[int | str, UserState], workers: int) -> None:
+    def _has_enough(
+        self, repositories: Sequence[RepositoryRef], states: Mapping[int | str, UserState]
+    ) -> Callable[[], bool]:
+        """Return whether the wanted share of the stars that GitHub counts is known, as a function of the present."""
+        known = sum(state.hits or 0 for state in states.values())
+        needed = self.options.target_share * sum(repository.stargazer_count or 0 for repository in repositories)
+        return lambda: known + self.report.gained >= needed > 0
+
+    def _read(self, users: Iterable[SeedUser], states: Mapping[int | str, UserState], workers: int) -> None:
         """Read the lists of users, and store them."""
-        if not users:
-            return
         stored = StoredLists(self.segments)
         tasks = (self._task(user, states.get(user.key), stored) for user in users)
         self._keep(self.reader.read(tasks, workers), states)
@@ -167,20 +192,34 @@ class StarredLists:
         try:
             for entry in results:
                 lists.append(entry)
-                self._count(entry)
+                self._count(entry, states.get(entry.user_id or entry.seed.key))
                 rows = sum(e.rows.height for e in lists if e.rows is not None and not e.unchanged)
                 if len(lists) >= SEGMENT_USERS or rows >= SEGMENT_ROWS:
                     self._write(lists, states)
                     lists = []
         finally:
-            self._write(lists, states)
+            if lists:
+                self._write(lists, states)
 
-    def _count(self, entry: UserList) -> None:
+    def _count(self, entry: UserList, before: UserState | None) -> None:
+        new = None
+        if entry.rows is not None:
+            hits = len(self._times_of_hits(entry.rows))
+            known = 0 if before is None else before.hits
+            gained = 0 if known is None else max(0, hits - known)
+            new = max(0, gained - entry.seed.known_stars) if before is None else gained
+            self.report.gained += gained
+            self.report.stars += entry.rows.height
+        self._frontier.learn(entry.seed, new, entry.requests)
         self.report.collected += 1
         self.report.unchanged += entry.unchanged
-        self.report.stars += entry.rows.height if entry.rows is not None else 0
         self.report.outcomes[entry.outcome.value] += 1
         self.progress(self.report)
+
+    def _times_of_hits(self, rows: pl.DataFrame) -> list[dt.datetime | None]:
+        """Return the times of the stars on wanted repositories."""
+        stars = zip(rows["repo_id"].to_list(), rows["starred_at"].to_list(), strict=True)
+        return [starred_at for repo_id, starred_at in stars if repo_id in self._wanted]
 
     def _write(self, lists: Sequence[UserList], states: Mapping[int | str, UserState]) -> None:
         """Write a segment, then the states that name it."""
@@ -203,11 +242,13 @@ class StarredLists:
                 holder = before.segment if before is not None else None
             else:
                 holder = segment if entry.rows.height else None
+            times = self._times_of_hits(entry.rows)
+            recent = sum(time is not None and time > now - dt.timedelta(days=RECENT_DAYS) for time in times)
             saved.append(
                 UserState(
                     user_id=key, login=entry.login, outcome=entry.outcome, segment=holder, stars=entry.rows.height,
-                    max_pages=self.options.max_pages, etag=entry.etag, collected_at=now, asked_at=now,
-                    **coverage_fields(entry),
+                    hits=len(times), hits_a_day=recent / RECENT_DAYS, max_pages=self.options.max_pages,
+                    etag=entry.etag, collected_at=now, asked_at=now, **coverage_fields(entry),
                 )
             )  # fmt: skip
         self.state.save(saved)
@@ -223,7 +264,7 @@ class StarredLists:
     # -- inverting lists -----------------------------------------------------------------------------------------
 
     def _stars_by_repository(
-        self, wanted: set[int], states: Mapping[int | str, UserState]
+        self, wanted: frozenset[int], states: Mapping[int | str, UserState]
     ) -> tuple[dict[int, pl.DataFrame], set[str]]:
         """Return the stars of all known lists, of schema `STARGAZERS` by repository, and the damaged segments."""
         damaged: set[str] = set()
@@ -267,8 +308,11 @@ class StarredLists:
 
 def select_users(
     seeds: Iterable[SeedUser], states: Mapping[int | str, UserState], options: CollectionOptions
-) -> list[SeedUser]:
-    """Return the users to collect: new ones with the highest weights first, then known ones, the stalest first.
+) -> tuple[list[SeedUser], list[SeedUser]]:
+    """Return the users to collect: new ones, and known ones whose lists are due.
+
+    A list is due if new stars on wanted repositories are expected in it, if it was not read for long, if it could not
+    be read, or if it was cut after fewer pages than the maximum.
 
     Parameters
     ----------
@@ -276,7 +320,13 @@ def select_users(
     states : mapping
         States of all known users, by `SeedUser.key`.
     options : CollectionOptions
-        The maximum number of users includes known ones. A list that was cut after fewer pages than the maximum is due.
+
+    Returns
+    -------
+    new : list of SeedUser
+        Those that are connected with the most wanted repositories first.
+    due : list of SeedUser
+        Those with the most expected stars first.
     """
     now = dt.datetime.now(dt.UTC)
     users = _merged(seeds, states)
@@ -284,14 +334,42 @@ def select_users(
     new.sort(key=lambda user: (-user.weight, user.user_id or 0, user.login))
 
     def is_due(state: UserState) -> bool:
-        is_fresh = state.asked_at is not None and now - state.asked_at < STARRED_LIST_TTL
-        is_cut = state.outcome is Outcome.OK and state.ends_early(options.max_pages)
-        return options.full or is_cut or state.is_unread or not is_fresh
+        if options.full or state.is_unread or (state.outcome is Outcome.OK and state.ends_early(options.max_pages)):
+            return True
+        age = dt.timedelta.max if state.asked_at is None else now - state.asked_at
+        expected = state.expected_hits(now)
+        return age >= STARRED_LIST_TTL and (expected is None or expected >= WORTHWHILE_HITS or age >= MAX_AGE)
 
     due = [key for key in users if key in states and is_due(states[key])]
-    # Users of one segment follow each other, so that it is read once.
-    due.sort(key=lambda key: (states[key].asked_at or now, states[key].segment or ""))
-    return [*new[: max(0, options.max_users - len(states))], *(users[key] for key in due)]
+    # By powers of two of the expected stars, within which users of one segment follow each other: it is read once.
+    due.sort(
+        key=lambda key: (
+            -_magnitude(states[key].expected_hits(now)),
+            states[key].asked_at or now,
+            states[key].segment or "",
+        )
+    )
+    return new, [users[key] for key in due]
+
+
+def _magnitude(expected: float | None) -> int:
+    return math.frexp(expected)[1] if expected else 0
+
+
+def stored_users(tasks: Iterable[CollectionTask]) -> list[SeedUser]:
+    """Return the users of stars that are stored, such as those of repositories' event feeds."""
+    found: dict[int, SeedUser] = {}
+    for task in tasks:
+        previous = task.load_previous()
+        if previous is None:
+            continue
+        of_others = previous.table.filter(pl.col("source").is_in(["events", "gharchive"]) & (pl.col("user_id") > 0))
+        size = task.repository.stargazer_count or 0
+        for user_id, login, source in of_others.select("user_id", "login", "source").rows():
+            before = found.get(user_id)
+            weight, smallest = (1, size) if before is None else (before.weight + 1, min(before.smallest, size))
+            found[user_id] = SeedUser(login, user_id, weight, source, smallest)
+    return list(found.values())
 
 
 def unread_users(users: Iterable[SeedUser], states: Mapping[int | str, UserState]) -> list[SeedUser]:
@@ -311,7 +389,7 @@ def _merged(seeds: Iterable[SeedUser], states: Mapping[int | str, UserState]) ->
     for seed in seeds:
         # Users of old events have no id of GitHub; users from files may have none at all.
         user_id = seed.user_id if seed.user_id is not None and seed.user_id > 0 else ids.get(seed.login.lower())
-        user = SeedUser(seed.login, user_id, seed.weight)
+        user = replace(seed, user_id=user_id)
         if user.key not in users or users[user.key].weight < user.weight:
             users[user.key] = user
     for key, state in states.items():

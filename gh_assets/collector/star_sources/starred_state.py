@@ -3,7 +3,7 @@
 import datetime as dt
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import polars as pl
@@ -20,6 +20,9 @@ from gh_assets.storage.mongo import Collections
 
 logger = logging.getLogger(__name__)
 
+RECENT_DAYS = 90
+"""Days before the reading of a list from which the rate of new stars is taken."""
+
 
 @dataclass(frozen=True)
 class SeedUser:
@@ -31,17 +34,28 @@ class SeedUser:
     user_id : int or None
         GitHub's database id, if it is known.
     weight : int
-        Number of wanted repositories that the user is connected with: the highest are collected first.
+        Number of wanted repositories that the user is connected with.
+    source : str
+        How the user was found: one of `gh_assets.collector.star_sources.frontier.SOURCES`.
+    smallest : int
+        Stars of the smallest of these repositories; 0 if they are not known.
     """
 
     login: str
     user_id: int | None = None
     weight: int = 1
+    source: str = field(default="known", compare=False)
+    smallest: int = field(default=0, compare=False)
 
     @property
     def key(self) -> int | str:
         """Id of the user's state: the database id, or the login if that is unknown."""
         return self.user_id if self.user_id is not None else f"login:{self.login.lower()}"
+
+    @property
+    def known_stars(self) -> int:
+        """Number of the user's stars on wanted repositories that are known without the list."""
+        return self.weight if self.source in ("events", "gharchive", "known") else 0
 
 
 class UserState(ListState):
@@ -55,6 +69,10 @@ class UserState(ListState):
         Number of stars in the segment.
     etag : str or None
         Of the first page, by REST.
+    hits : int or None
+        Number of these stars that are on wanted repositories; None in states of earlier versions.
+    hits_a_day : float or None
+        Those of the `RECENT_DAYS` before it was read, a day.
     """
 
     collection: ClassVar[Collections] = Collections.STARRED_STATE
@@ -65,6 +83,8 @@ class UserState(ListState):
     segment: str | None = None
     stars: int = 0
     etag: str | None = None
+    hits: int | None = None
+    hits_a_day: float | None = None
 
     @property
     def holds_all_stars(self) -> bool:
@@ -80,6 +100,12 @@ class UserState(ListState):
     def ends_early(self, max_pages: int) -> bool:
         """Return whether the list was cut after fewer pages than `max_pages`."""
         return not self.complete and self.max_pages < max_pages
+
+    def expected_hits(self, now: dt.datetime) -> float | None:
+        """Return the number of new stars on wanted repositories that are expected since the list was read."""
+        if self.hits_a_day is None or self.collected_at is None:
+            return None
+        return self.hits_a_day * ((now - self.collected_at) / dt.timedelta(days=1))
 
 
 class StarredState:
@@ -103,7 +129,14 @@ class StarredState:
     def seeds(self) -> list[SeedUser]:
         """Return the users that were seen."""
         documents = self.collection.find({"seed": {"$exists": True}}, {"seed": 1})
-        return [SeedUser(d["seed"]["login"], d["_id"], int(d["seed"]["weight"])) for d in documents]
+        # Earlier versions stored nothing but owners of forks.
+        return [
+            SeedUser(
+                (seed := document["seed"])["login"], document["_id"], int(seed["weight"]), seed.get("source", "forks"),
+                int(seed.get("smallest", 0)),
+            )
+            for document in documents
+        ]  # fmt: skip
 
     def save(self, states: Iterable[UserState]) -> None:
         """Write states."""
@@ -111,7 +144,11 @@ class StarredState:
 
     def remember_seeds(self, seeds: Iterable[SeedUser], seen_at: dt.datetime) -> None:
         """Store users that were seen, for later runs."""
-        known = {s.user_id: {"login": s.login, "weight": s.weight} for s in seeds if s.user_id is not None}
+        known = {
+            seed.user_id: {name: getattr(seed, name) for name in ("login", "weight", "source", "smallest")}
+            for seed in seeds
+            if seed.user_id is not None
+        }
         self._consumer.apply(
             Message(update=versioned(Collections.STARRED_STATE, user_id, "seed", value, seen_at))
             for user_id, value in known.items()

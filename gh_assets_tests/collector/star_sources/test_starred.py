@@ -9,14 +9,15 @@ import polars as pl
 import pytest
 
 from gh_assets.collector.star_sources import starred as starred_module
-from gh_assets.collector.star_sources.base import CollectionTask
+from gh_assets.collector.star_sources.base import CollectionOptions, CollectionTask, PreviousStars
 from gh_assets.collector.star_sources.gharchive import ArchivedStars
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
+from gh_assets.collector.star_sources.starred import select_users, stored_users
 from gh_assets.collector.star_sources.starred_lists import RestStarred, StarredListTask, UserList
 from gh_assets.collector.star_sources.starred_state import SeedUser, UserState
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.github.outcomes import Outcome
-from gh_assets.schemas import STAR_EVENTS
+from gh_assets.schemas import STAR_EVENTS, STARGAZERS
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets_tests.conftest import GitHubOf
 from gh_assets_tests.support.collecting import Collecting, refs
@@ -203,3 +204,70 @@ def test_a_user_of_the_archive_is_merged_with_the_user_of_the_list(lists: Lists,
     collecting.run(refs(world), lists.source(lists.client_of(world), world))
     assert sorted(collecting.users("a/b")) == [5000, 5001]
     assert lists.database["unstars"].count_documents({}) == 0
+
+
+def state_of(user_id: int, *, days: float, hits_a_day: float | None, **changes: object) -> UserState:
+    """Return the state of a list that was read whole some days ago."""
+    at = dt.datetime.now(dt.UTC) - dt.timedelta(days=days)
+    state = UserState(
+        user_id=user_id, login=f"user-{user_id}", outcome=Outcome.OK, complete=True, max_pages=10, proven=True,
+        collected_at=at, asked_at=at, hits=9, hits_a_day=hits_a_day,
+    )  # fmt: skip
+    return state.model_copy(update=changes)
+
+
+def test_lists_are_due_where_new_stars_are_expected() -> None:
+    states = [
+        state_of(1, days=8, hits_a_day=1 / 90),
+        state_of(2, days=8, hits_a_day=0.2),
+        state_of(3, days=8, hits_a_day=3.0),
+        state_of(4, days=6, hits_a_day=9.0),
+        state_of(5, days=31, hits_a_day=0.0),
+        state_of(6, days=8, hits_a_day=None),
+        state_of(7, days=1, hits_a_day=0.0, proven=False),
+        state_of(8, days=1, hits_a_day=0.0, complete=False, max_pages=1),
+    ]
+    _, due = select_users([], {state.user_id: state for state in states}, CollectionOptions("starred"))
+    assert [user.user_id for user in due][:2] == [3, 2], "those with the most expected stars come first"
+    assert {user.user_id for user in due} == {2, 3, 5, 6, 7, 8}
+    _, due = select_users([], {state.user_id: state for state in states}, CollectionOptions("starred", full=True))
+    assert len(due) == len(states)
+
+
+def test_a_list_keeps_its_rate_of_new_stars_on_wanted_repositories(lists: Lists) -> None:
+    now = int(dt.datetime.now(dt.UTC).timestamp())
+    world = world_of({f"a/{n}": [0] for n in range(6)}, users=1)
+    for number, repository in enumerate(world.repositories[:-1]):
+        repository.starred_at = np.array([now - number * 40 * 86_400])
+    wanted = [CollectionTask(ref) for ref in refs(world)][1:]
+    list(lists.source(lists.client_of(world), world).collect(wanted, 2))
+    state = lists.state.load()[5000]
+    assert (state.stars, state.hits) == (6, 5)
+    assert state.hits_a_day == pytest.approx(2 / 90), "those of 40 and 80 days ago"
+
+
+def test_no_further_users_are_sought_when_the_wanted_share_is_known(lists: Lists) -> None:
+    world = world_of({f"a/{n}": list(range(200)) for n in range(4)}, users=200)
+    lists.run(world, reader=RestStarred, target_share=0.5)
+    hits = sum(state.hits or 0 for state in lists.state.load().values())
+    assert 0.5 * 800 <= hits < 0.7 * 800
+    lists.run(world, reader=RestStarred)
+    assert sum(state.hits or 0 for state in lists.state.load().values()) == 800
+
+
+def test_users_of_stored_stars_are_found(lists: Lists) -> None:
+    world = world_of({"a/b": [0, 1, 2], "c/d": [1]}, users=3)
+    table = pl.DataFrame(
+        {
+            "repo_id": 1,
+            "user_id": [5001, 5002, -7],
+            "login": ["user-1", "user-2", "old"],
+            "starred_at": None,
+            "source": "events",
+        },
+        schema=STARGAZERS.dtypes,
+    )
+    tasks = [CollectionTask(ref, lambda: PreviousStars(table, [])) for ref in refs(world)[:2]]
+    found = {user.user_id: user for user in stored_users(tasks)}
+    assert set(found) == {5001, 5002}
+    assert (found[5001].source, found[5001].weight, found[5001].smallest) == ("events", 2, 1)
