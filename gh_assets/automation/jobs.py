@@ -2,7 +2,15 @@
 
 import dagster as dg
 
-from gh_assets.assets import CHAIN_ASSETS, champion, collection_plan, recommendations, repos, stargazers
+from gh_assets.assets import (
+    CHAIN_ASSETS,
+    champion,
+    collection_plan,
+    recommendations,
+    repo_embeddings,
+    repos,
+    stargazers,
+)
 from gh_assets.automation.archive_ops import read_days_of_the_archive
 from gh_assets.automation.collect_ops import choose_due, collect_share, write_plan
 from gh_assets.instance.internals import (
@@ -14,13 +22,13 @@ from gh_assets.instance.internals import (
 
 repos_job = dg.define_asset_job(
     "read_lists",
-    selection=dg.AssetSelection.assets(repos, collection_plan),
+    selection=dg.AssetSelection.assets(repos, repo_embeddings, collection_plan),
     description="Read the awesome lists and GitHub's metadata; adds partitions for new repositories.",
 )
 
 refresh_job = dg.define_asset_job(
     "collect_and_recommend",
-    selection=dg.AssetSelection.assets(*CHAIN_ASSETS) - dg.AssetSelection.assets(repos),
+    selection=dg.AssetSelection.assets(*CHAIN_ASSETS) - dg.AssetSelection.assets(repos, repo_embeddings),
     description="Collect the stars of a range of repositories, then rebuild matrix, model and recommendations.",
 )
 
@@ -49,7 +57,8 @@ def collect_due_job() -> None:
 
 rebuild_job = dg.define_asset_job(
     "rebuild_from_stars",
-    selection=dg.AssetSelection.assets(*CHAIN_ASSETS) - dg.AssetSelection.assets(repos, stargazers, collection_plan),
+    selection=dg.AssetSelection.assets(*CHAIN_ASSETS)
+    - dg.AssetSelection.assets(repos, repo_embeddings, stargazers, collection_plan),
     description="From the stored stars: users, matrix, models, champion and recommendations. Spends no quota.",
 )
 

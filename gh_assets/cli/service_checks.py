@@ -13,9 +13,12 @@ from gh_assets.github.rate_limits import Resource
 from gh_assets.instance.configuration import open_instance
 from gh_assets.instance.history import history_folder
 from gh_assets.local.home import open_home
-from gh_assets.services.connections import connect_gcs, connect_github, data_store, model_store, open_mongo
+from gh_assets.recommender.text.sentence_encoder import is_installed
+from gh_assets.schemas import REPO_EMBEDDINGS
+from gh_assets.services.connections import asset_store, connect_gcs, connect_github, data_store, model_store, open_mongo
 from gh_assets.services.world import has_only_archive
 from gh_assets.settings import Settings
+from gh_assets.storage.asset_store import TableView
 from gh_assets.storage.mongo import Collections
 
 HISTORY_DATABASES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
@@ -30,7 +33,7 @@ class Finding(NamedTuple):
 
 
 def check_services(settings: Settings) -> list[Finding]:
-    """Check the home, MongoDB, Cloud Storage, GitHub, Dagster and torch; failures become findings."""
+    """Check the home, the services, Dagster, torch and sentence embeddings; failures become findings."""
     checks: dict[str, Callable[[Settings], str]] = {
         "home": check_home,
         "MongoDB": check_mongo,
@@ -38,6 +41,7 @@ def check_services(settings: Settings) -> list[Finding]:
         "GitHub": check_github,
         "Dagster": check_dagster,
         "compute": check_compute,
+        "content": check_content,
     }
     findings = []
     for service, check in checks.items():
@@ -117,3 +121,13 @@ def check_compute(_settings: Settings) -> str:
 
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     return f"torch {torch.__version__} on {device}"
+
+
+def check_content(settings: Settings) -> str:
+    store, rows = asset_store(settings), 0
+    if store.describe(REPO_EMBEDDINGS.name, "parquet") is not None:
+        rows = store.read_table(REPO_EMBEDDINGS.name, view=TableView(("repo_id",))).height
+    used = f"sentence embeddings of {rows:,} repositories" if rows else "TF-IDF"
+    if not is_installed():
+        return f"{used}; pip install 'gh_assets[embeddings]' embeds new repositories"
+    return used if rows else f"{used}; materialize repo_embeddings to use sentence embeddings"

@@ -21,7 +21,10 @@ TOPIC, LANGUAGE = 3.0, 1.0
 """Term counts of a topic and of the language; a word of the description counts 1."""
 
 MIN_SIMILARITY = 0.1
-"""Cosine below which two repositories are unrelated."""
+"""Cosine of TF-IDF vectors below which two repositories are unrelated."""
+
+MIN_EMBEDDING_SIMILARITY = 0.3
+"""Cosine of sentence embeddings below which two repositories are unrelated."""
 
 DESCRIBED = ("full_name", "description", "language", "topics", "stargazer_count", "archived", "pushed_at")
 
@@ -64,9 +67,19 @@ class Catalogue:
     ----------
     repos : polars.DataFrame
         A table with schema ``REPOS``; rows without an id are left out.
+    embeddings : polars.DataFrame, optional
+        A table with schema ``REPO_EMBEDDINGS``. A repository that has a vector is compared in content with those that
+        have one, by sentence embeddings; all others are compared by TF-IDF.
+
+    Attributes
+    ----------
+    embedded : ndarray of bool
+        Mask of the rows that have a vector.
+    embeddings : ndarray of float32
+        The vectors, zeros where there is none; no rows if none has one.
     """
 
-    def __init__(self, repos: pl.DataFrame) -> None:
+    def __init__(self, repos: pl.DataFrame, embeddings: pl.DataFrame | None = None) -> None:
         table = repos.drop_nulls("repo_id").unique("repo_id", keep="first").sort("repo_id")
         self.repo_ids = table["repo_id"].to_numpy()
         self.full_names: Sequence[str] = table["full_name"].to_list()
@@ -74,6 +87,17 @@ class Catalogue:
         self.fork_of = table["fork_of"].fill_null(-1).to_numpy()
         self._table = table
         self._descriptions: dict[int, Description] = {}
+        self.embedded = np.zeros(len(table), bool)
+        self.embeddings = np.zeros((0, 0), np.float32)
+        if embeddings is not None and len(table) and embeddings.height:
+            self._add(embeddings)
+
+    def _add(self, embeddings: pl.DataFrame) -> None:
+        rows = self.places(embeddings["repo_id"].to_list())
+        vectors = embeddings["vector"].to_numpy()
+        self.embeddings = np.zeros((len(self), vectors.shape[1]), np.float32)
+        self.embeddings[rows[rows >= 0]] = vectors[rows >= 0]
+        self.embedded[rows[rows >= 0]] = True
 
     def __len__(self) -> int:
         return len(self.repo_ids)
@@ -166,6 +190,15 @@ class Catalogue:
 
     # -- content ----------------------------------------------------------------------------------------------------
 
+    @property
+    def content_model(self) -> str:
+        """Which representation of contents is compared, for people."""
+        embedded = int(self.embedded.sum())
+        if not embedded:
+            return "TF-IDF"
+        others = len(self) - embedded
+        return "sentence embeddings" + (f"; TF-IDF for {others:,} repositories without one" if others else "")
+
     @cached_property
     def content(self) -> Csr:
         """TF-IDF vectors of topics, language, name and description, of unit length, shape (repositories, terms)."""
@@ -220,7 +253,7 @@ class Catalogue:
     def neighbours_of(
         self, repositories: Sequence[int | Description], among: NDArray[np.int64], k: int = 5
     ) -> list[list[Neighbour]]:
-        """Return the repositories that are most similar in topics, language and description.
+        """Return the repositories that are most similar in name, topics, language and description.
 
         Parameters
         ----------
@@ -233,36 +266,45 @@ class Catalogue:
         Returns
         -------
         list of list of Neighbour
-            At most `k` for each repository, most similar first, with a cosine of at least `MIN_SIMILARITY`.
+            At most `k` for each repository, most similar first, with a cosine of at least `MIN_SIMILARITY`, or
+            `MIN_EMBEDDING_SIMILARITY` for a repository that has a sentence embedding.
         """
         if not repositories:
             return []
         candidates = self.places(among.tolist())
         candidates = candidates[candidates >= 0]
-        content = self.content[candidates].T.tocsr()
+        own = self.places([repository if isinstance(repository, int) else -1 for repository in repositories])
+        embedded = (own >= 0) & self.embedded[own] if len(self) else np.zeros(len(own), bool)
+        # Without a repository that needs it, the catalogue's TF-IDF is not computed.
+        content = None if embedded.all() else self.content[candidates].T.tocsr()
         neighbours: list[list[Neighbour]] = []
         for start in range(0, len(repositories), CHUNK_ROWS):
-            likeness = self._likeness(repositories[start : start + CHUNK_ROWS], candidates, content)
+            chunk = slice(start, start + CHUNK_ROWS)
+            dense = embedded[chunk]
+            likeness = np.zeros((len(dense), len(candidates)), np.float32)
+            if dense.any():
+                likeness[dense] = (self.embeddings[own[chunk][dense]] @ self.embeddings.T)[:, candidates]
+            if content is not None:
+                others = [repository for repository, has in zip(repositories[chunk], dense, strict=True) if not has]
+                likeness[~dense] = self._likeness(others, content)
+            likeness[candidates[None, :] == own[chunk][:, None]] = 0.0  # a repository and itself
+            minima = np.where(dense, MIN_EMBEDDING_SIMILARITY, MIN_SIMILARITY)
             items, values = best_items(likeness, k)
-            for columns, cosines in zip(items, values, strict=True):
-                near = (cosines >= MIN_SIMILARITY) & (columns >= 0)
+            for columns, cosines, minimum in zip(items, values, minima, strict=True):
+                near = (cosines >= minimum) & (columns >= 0)
                 pairs = zip(candidates[columns[near]].tolist(), cosines[near].tolist(), strict=True)
                 neighbours.append(
                     [Neighbour(int(self.repo_ids[row]), self.full_names[row], cosine) for row, cosine in pairs]
                 )
         return neighbours
 
-    def _likeness(
-        self, repositories: Sequence[int | Description], candidates: NDArray[np.int64], content: Csr
-    ) -> NDArray[np.float32]:
-        """Return cosines, shape (repositories, candidates); 0 between a repository and itself."""
+    def _likeness(self, repositories: Sequence[int | Description], content: Csr) -> NDArray[np.float32]:
+        """Return the cosines of TF-IDF vectors, shape (repositories, candidates)."""
         rows = [self._vector(repository) for repository in repositories]
-        own = self.places([repository if isinstance(repository, int) else -1 for repository in repositories])
-        known = np.array([row.shape[0] > 0 for row in rows])
-        likeness = np.zeros((len(rows), len(candidates)), np.float32)
+        known = np.array([row.shape[0] > 0 for row in rows], bool)
+        likeness = np.zeros((len(rows), content.shape[1]), np.float32)
         if known.any():
             likeness[known] = (sp.vstack([row for row in rows if row.shape[0]], "csr") @ content).toarray()
-        likeness[(candidates[None, :] == own[:, None]) & known[:, None]] = 0.0
         return likeness
 
     # -- exclusions -----------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from gh_assets.registry import RegisteredModel
 from gh_assets.services.connections import asset_store, open_mongo
 from gh_assets.serving.catalogue import Catalogue, Description, Neighbour
 from gh_assets.serving.current_model import LoadedModel, load_current_model, model_identity
+from gh_assets.serving.embeddings import read_embeddings
 from gh_assets.serving.leaderboard import Standing, read_standings
 from gh_assets.serving.ranking import Ranker, Recommendation, Similar
 from gh_assets.serving.requests import DEFAULT_REQUEST, MAX_PAGED_RECOMMENDATIONS, RecommendationRequest
@@ -48,6 +49,9 @@ MAX_NAMES = 8
 
 SNAPSHOT_ASSETS = (("repos", "parquet"), ("user_item_matrix", "npz"))
 """Assets that a snapshot contains beside the model."""
+
+OPTIONAL_ASSETS = (("repo_embeddings", "parquet"), ("leaderboard", "parquet"))
+"""Assets that it contains if they are there."""
 
 log = logging.getLogger(__name__)
 
@@ -227,7 +231,7 @@ class ServingSnapshot:
     former_names : mapping of str to int
         Ids by lower-case names that repositories once had.
     generations : sequence of int
-        Generations of the objects of `SNAPSHOT_ASSETS` and the leaderboard.
+        Generations of the objects of `SNAPSHOT_ASSETS` and `OPTIONAL_ASSETS`.
     data_time : datetime or None
         When the matrix was written (UTC).
     standings : sequence of Standing
@@ -410,9 +414,9 @@ class ServingSnapshot:
 
 
 def data_generations(store: AssetStore) -> tuple[tuple[int, ...], dt.datetime | None]:
-    """Return the generations of the objects of `SNAPSHOT_ASSETS` and the leaderboard, and when the matrix was written.
+    """Return the generations of the objects of all assets of a snapshot, and when the matrix was written.
 
-    The generation of a leaderboard that does not exist is 0.
+    The generation of an optional object that does not exist is 0.
 
     Raises
     ------
@@ -425,8 +429,8 @@ def data_generations(store: AssetStore) -> tuple[tuple[int, ...], dt.datetime | 
         if described is None:
             raise StoredDataError(f"There is no {asset} yet: run gh-assets run, or materialize it.")
         objects.append(described)
-    board = store.describe("leaderboard", "parquet")
-    generations = [*(described.generation for described in objects), 0 if board is None else board.generation]
+    optional = [store.describe(asset, suffix) for asset, suffix in OPTIONAL_ASSETS]
+    generations = [0 if described is None else described.generation for described in (*objects, *optional)]
     return tuple(generations), objects[-1].created
 
 
@@ -449,11 +453,11 @@ def load_snapshot(
     StoredDataError, ServiceUnavailableError
     """
     generations, data_time = data_generations(store)
-    data = len(SNAPSHOT_ASSETS)
+    data = len(SNAPSHOT_ASSETS) + 1  # with the embeddings, which the catalogue contains
     if previous is not None and previous.version.generations[:data] == generations[:data]:
         catalogue, users = previous.catalogue, previous.users
     else:
-        catalogue = Catalogue(store.read_table("repos"))
+        catalogue = Catalogue(store.read_table("repos"), read_embeddings(store))
         users = UserIndex(store.read_matrix("user_item_matrix"))
     return ServingSnapshot(model, catalogue, users, names, generations, data_time, read_standings(store))
 

@@ -17,6 +17,7 @@ from gh_assets.serving.catalogue import Catalogue
 from gh_assets.serving.ranking import Ranker, Recommendation
 from gh_assets.serving.requests import Filters, RecommendationRequest
 from gh_assets_tests.support.catalogues import catalogue_of
+from gh_assets_tests.support.embeddings import embeddings_of
 from gh_assets_tests.support.matrices import checkerboard, with_ids
 
 FIRST = 1000
@@ -201,3 +202,21 @@ def test_unknown_repository_is_ranked_like_its_neighbours(trained: TrainedModel,
     assert [entry.full_name for entry in painter] == ["new/painter"]
     without = RecommendationRequest(stars=plumber, n=5, hidden=[FIRST + 777, FIRST + 778])
     assert ranker.unseen_recommendations(without) == []
+
+
+def test_unknown_repository_is_ranked_by_sentence_embeddings(trained: TrainedModel, matrix: UserItemMatrix) -> None:
+    """Both say that they are about painting; the vector of one says plumbing."""
+    rows = [*CATALOGUE_ROWS, row(778, full_name="new/painter"), row(780, full_name="new/disguised")]
+    by_terms = catalogue_of(rows)
+    vectors = {entry["repo_id"]: [1.0, 0.1] if entry["repo_id"] % 2 == 0 else [0.1, 1.0] for entry in rows}
+    embedded = catalogue_of(rows, embeddings_of(vectors | {FIRST + 780: [0.1, 1.0]}))
+    request = RecommendationRequest(stars=own(matrix, 3), n=2)
+    (first, second), (former, _) = (
+        Ranker(trained, one).unseen_recommendations(request) for one in (embedded, by_terms)
+    )
+    assert (first.full_name, second.full_name) == ("new/disguised", "new/painter")
+    assert first.score > second.score
+    assert former.score == pytest.approx(second.score)
+    assert all(int(reason.full_name.rpartition("-")[2]) % 2 == 1 for reason in first.because)
+    (substitute,) = {entry.repo_id % 2 for entry in Ranker(trained, embedded).substitutes([FIRST + 780])[FIRST + 780]}
+    assert substitute == 1, "as a star, it counts as plumbing, too"

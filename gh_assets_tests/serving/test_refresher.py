@@ -22,8 +22,10 @@ from gh_assets.registry import CHAMPION, PURPOSE, Promotion
 from gh_assets.services.connections import asset_store
 from gh_assets.serving.current_model import describe_current, load_current_model
 from gh_assets.settings import Settings
+from gh_assets_tests.support.embeddings import embeddings_of
 from gh_assets_tests.support.served_home import (
     PEOPLE,
+    SUBJECTS,
     UNCOLLECTED_LOGIN,
     Running,
     ServedHome,
@@ -77,6 +79,30 @@ def test_promotion_and_rollback_take_effect_without_a_restart(own_served_home: S
         assert "gh_assets_swaps_total 2.0" in text
         assert 'gh_assets_model{name="hybrid",version="1"} 1.0' in text
         assert 'version="2"' not in text
+
+
+def test_new_embeddings_take_effect_without_a_restart(own_served_home: ServedHome) -> None:
+    """The vectors say that the repository which the model does not know is about another subject than its text says."""
+    rows, store = own_served_home.rows, asset_store(own_served_home.settings)
+    unknown = rows[-len(SUBJECTS)]
+    similar = f"/api/v1/repositories/{unknown['full_name']}/similar"
+
+    def subjects(server: Running) -> set[str]:
+        entries = server.get(similar).json()["similar"]
+        return {entry["full_name"].partition("/")[0] for entry in entries}
+
+    vectors = {row["repo_id"]: np.eye(len(SUBJECTS))[place % len(SUBJECTS)] for place, row in enumerate(rows)}
+    with opened(own_served_home.settings) as server:
+        assert subjects(server) == {SUBJECTS[0][0]}
+        assert "<dd>TF-IDF</dd>" in server.get("/model").text
+        store.write_table("repo_embeddings", embeddings_of(vectors | {unknown["repo_id"]: [0.0, 1.0]}))
+        until(lambda: "<dd>sentence embeddings</dd>" in server.get("/model").text, 60)
+        assert subjects(server) == {SUBJECTS[1][0]}
+        new = {
+            entry["full_name"]: {reason["full_name"].partition("/")[0] for reason in entry["because"]}
+            for entry in recommended(server)["new"]
+        }
+        assert new[unknown["full_name"]] == {SUBJECTS[1][0]}
 
 
 def test_replaced_snapshot_is_freed_at_once(own_served_home: ServedHome) -> None:
