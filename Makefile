@@ -73,7 +73,7 @@ fast-tests: $(READY)
 	$(BIN)/python -m pytest -n 4 -m 'not slow' --dist loadscope --no-loadscope-reorder
 
 test-slow: $(READY)
-	$(LOCKED) 'gh_assets[scale,kubernetes,rendering,screenshots]'
+	$(LOCKED) 'gh_assets[scale,kubernetes,rendering,screenshots,embeddings]'
 	$(BIN)/python -m pytest -n 2 -m slow --dist loadscope --no-loadscope-reorder
 
 screenshots: $(READY)
@@ -96,7 +96,7 @@ lock:
 	printf 'pip>=26.1\nsetuptools>=77\n' | $(LOCK) -c constraints.txt --output-file requirements-build.txt -
 
 licences: $(READY)
-	$(LOCKED) 'gh_assets[scale,kubernetes,rendering,screenshots,lock,mutants]'
+	$(LOCKED) 'gh_assets[scale,kubernetes,rendering,screenshots,embeddings,lock,mutants]'
 	$(BIN)/python docs/licences.py
 
 clean:

