@@ -31,6 +31,9 @@ DESCRIBED = ("full_name", "description", "language", "topics", "stargazer_count"
 CHUNK_ROWS = 256
 """Repositories per matrix product."""
 
+FEW = 4
+"""Repositories up to which all vectors are multiplied, not those of the candidates alone."""
+
 
 @dataclass(frozen=True)
 class Description:
@@ -277,22 +280,26 @@ class Catalogue:
         embedded = (own >= 0) & self.embedded[own] if len(self) else np.zeros(len(own), bool)
         # Without a repository that needs it, the catalogue's TF-IDF is not computed.
         content = None if embedded.all() else self.content[candidates].T.tocsr()
+        # For a few repositories, a product with all vectors costs less than a copy of the candidates' vectors.
+        is_copied = bool(embedded.any()) and len(own) > FEW
+        vectors = self.embeddings[candidates] if is_copied else self.embeddings
         neighbours: list[list[Neighbour]] = []
         for start in range(0, len(repositories), CHUNK_ROWS):
             chunk = slice(start, start + CHUNK_ROWS)
             dense = embedded[chunk]
             likeness = np.zeros((len(dense), len(candidates)), np.float32)
             if dense.any():
-                likeness[dense] = (self.embeddings[own[chunk][dense]] @ self.embeddings.T)[:, candidates]
+                cosines = self.embeddings[own[chunk][dense]] @ vectors.T
+                likeness[dense] = cosines if is_copied else cosines[:, candidates]
             if content is not None:
                 others = [repository for repository, has in zip(repositories[chunk], dense, strict=True) if not has]
                 likeness[~dense] = self._likeness(others, content)
             likeness[candidates[None, :] == own[chunk][:, None]] = 0.0  # a repository and itself
             minima = np.where(dense, MIN_EMBEDDING_SIMILARITY, MIN_SIMILARITY)
             items, values = best_items(likeness, k)
-            for columns, cosines, minimum in zip(items, values, minima, strict=True):
-                near = (cosines >= minimum) & (columns >= 0)
-                pairs = zip(candidates[columns[near]].tolist(), cosines[near].tolist(), strict=True)
+            for columns, nearest, minimum in zip(items, values, minima, strict=True):
+                near = (nearest >= minimum) & (columns >= 0)
+                pairs = zip(candidates[columns[near]].tolist(), nearest[near].tolist(), strict=True)
                 neighbours.append(
                     [Neighbour(int(self.repo_ids[row]), self.full_names[row], cosine) for row, cosine in pairs]
                 )

@@ -208,7 +208,10 @@ class Ranker:
         unknown = np.flatnonzero(items < 0)
         if len(unknown) == 0:
             return None
-        substitutes = [self._known(_ids(self._substitute_ids(int(repo_ids[column])))) for column in unknown]
+        found = self.substitutes(repo_ids[unknown].tolist())  # at once: one by one, each would take a pass of its own
+        substitutes = [
+            self._known(_ids(one.repo_id for one in found[repo_id])) for repo_id in repo_ids[unknown].tolist()
+        ]
         columns = np.repeat(unknown, [len(one) for one in substitutes])
         places = np.concatenate([*substitutes, np.empty(0, np.int64)])
         matrix: Csr = sp.csr_array(
