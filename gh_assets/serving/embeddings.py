@@ -43,9 +43,9 @@ class EmbeddingUpdate:
 
 
 def repository_text(full_name: str, description: str | None, topics: Sequence[str] | None, language: str | None) -> str:
-    """Return the text that is embedded: the words of the name, the description, the topics and the language."""
-    words = " ".join(re.split(r"[/_.-]+", full_name)).strip()
-    parts = (words, description, ", ".join(topics or ()), language)
+    """Return the text that is embedded: the name without its separators, the description, the topics and the language."""
+    name = " ".join(re.split(r"[/_.-]+", full_name)).strip()
+    parts = (name, description, ", ".join(topics or ()), language)
     return ". ".join(part.strip() for part in parts if part and part.strip())
 
 
