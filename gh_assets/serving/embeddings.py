@@ -43,7 +43,7 @@ class EmbeddingUpdate:
 
 
 def repository_text(full_name: str, description: str | None, topics: Sequence[str] | None, language: str | None) -> str:
-    """Return the text that is embedded: the name without its separators, the description, the topics and the language."""
+    """Return the text that is embedded: name without separators, description, topics and language."""
     name = " ".join(re.split(r"[/_.-]+", full_name)).strip()
     parts = (name, description, ", ".join(topics or ()), language)
     return ". ".join(part.strip() for part in parts if part and part.strip())
