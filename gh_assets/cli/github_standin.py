@@ -32,7 +32,10 @@ def github_standin(options: StandinOptions) -> None:
         f"{world.star_count:,} stars. Lists: {', '.join(world.lists)}.\n"
         f"To use it: GITHUB_API_URL=http://127.0.0.1:{options.port} GITHUB_TOKENS={'…' if options.token else tokens[0]}"
     )
-    standin = Standin(world, tokens, limits, restricted=options.restricted, faults=Faults(_shares(options.fault)))
+    faults = Faults(_shares(options.fault))
+    standin = Standin(
+        world, tokens, limits, restricted=options.restricted, faults=faults, enterprise=options.enterprise
+    )
     serve(standin, port=options.port)
 
 

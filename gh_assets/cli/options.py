@@ -89,6 +89,9 @@ class StandinOptions(BaseModel):
     restricted: bool = False
     """Refuse to list stargazers, as GitHub has done since July 2026."""
 
+    enterprise: bool = False
+    """Lack star histories, as GitHub Enterprise does."""
+
     query_budget: int | None = Field(None, ge=1)
     """Number of nodes above which a GraphQL query exceeds GitHub's resource limits."""
 

@@ -140,6 +140,7 @@ class GitHubClient:
         accept: str = JSON,
         etag: str | None = None,
         redirects: int = 0,
+        version: str | None = None,
     ) -> GitHubResponse:
         """Request one resource by REST.
 
@@ -155,6 +156,8 @@ class GitHubClient:
             Makes the request conditional: a response with status 304 costs no quota.
         redirects : int
             Maximum number of redirects that are followed, a request each; `GitHubResponse.moved` reports them.
+        version : str, optional
+            Version of the API that has the path, such as ``2026-03-10``; by default `transport.API_VERSION`.
 
         Raises
         ------
@@ -172,12 +175,14 @@ class GitHubClient:
             If the response is not one that GitHub documents.
         """
         headers = {"accept": accept} | ({} if etag is None else {"if-none-match": etag})
+        headers |= {} if version is None else {"x-github-api-version": version}
         request = Request("GET", self._url_of(path), headers, parameters)
         response = self._request(request, lambda response: Reply(read_rest(response, accept), request.points))
         target = response.headers.get("location") if response.status in (301, 302, 307) else None
         if not target or not redirects:
             return response
-        return replace(self.get(target, accept=accept, etag=etag, redirects=redirects - 1), moved=True)
+        followed = self.get(target, accept=accept, etag=etag, redirects=redirects - 1, version=version)
+        return replace(followed, moved=True)
 
     def graphql(self, query: str, variables: Mapping[str, Any], *, points: int = 1) -> GraphQLResponse:
         """Send a GraphQL query, which should request ``rateLimit { cost limit remaining resetAt }``.

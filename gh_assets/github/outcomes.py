@@ -17,6 +17,8 @@ class Outcome(StrEnum):
     """Status 451, or 403 with a block reason."""
     UNLISTED = "unlisted"
     """No list names it: a partition added by hand, or whose repository left all lists. It is not requested."""
+    UNAVAILABLE = "unavailable"
+    """It exists, but this GitHub does not have what was requested: GitHub Enterprise has no star histories."""
     UNKNOWN = "unknown"
     """The network or GitHub kept failing. It is requested again by the next run."""
 

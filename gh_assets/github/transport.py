@@ -16,9 +16,12 @@ from gh_assets.local.network import UNTRUSTED_HELP, is_untrusted
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0
 
+API_VERSION = "2022-11-28"
+"""Version of the REST API, which GitHub Enterprise has as well."""
+
 _HEADERS = {
     "user-agent": f"gh_assets/{__version__}",
-    "x-github-api-version": "2022-11-28",
+    "x-github-api-version": API_VERSION,
     "accept-encoding": "gzip, deflate",
     "connection": "keep-alive",
 }

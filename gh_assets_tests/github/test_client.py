@@ -10,6 +10,7 @@ from gh_assets.embedded.standin.limits import Limits
 from gh_assets.errors import AuthenticationError, GitHubError, RateLimitedError
 from gh_assets.github.responses import RAW
 from gh_assets.github.retries import RetryPolicy
+from gh_assets.github.transport import API_VERSION
 from gh_assets_tests.conftest import GitHubOf, ServeWorld
 from gh_assets_tests.support.github import SECRET, FakeClock, answering, client_of, fine
 from gh_assets_tests.support.worlds import LIST, world_of
@@ -85,3 +86,20 @@ def test_retry_after_is_obeyed_with_the_same_token() -> None:
 def test_token_is_not_sent_to_another_server() -> None:
     with client_of("http://127.0.0.1:9") as client, pytest.raises(GitHubError, match="another server"):
         client.get("http://127.0.0.1:10/repositories/1")
+
+
+def test_version_of_the_api_is_sent_also_after_a_redirect() -> None:
+    versions: list[str] = []
+
+    def redirect(request: Request) -> Response:
+        versions.append(request.headers["x-github-api-version"])
+        return Response(b"{}", 301, {"location": f"http://{request.headers['host']}/elsewhere"})
+
+    def respond(request: Request) -> Response:
+        versions.append(request.headers["x-github-api-version"])
+        return fine()
+
+    with answering(redirect, respond) as client:
+        assert client.get("/path", version="2026-03-10", redirects=1).moved
+        client.get("/path")
+    assert versions == ["2026-03-10", "2026-03-10", API_VERSION]

@@ -28,6 +28,7 @@ from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.graphql import GraphQL, QueryTimeoutError, node_id
 from gh_assets.embedded.standin.limits import GRAPHQL, REST, Limits, Quota
 from gh_assets.embedded.standin.rendering import render, wrap
+from gh_assets.embedded.standin.star_history import HISTORY_VERSION, MAX_WEEKS, weekly_rows
 from gh_assets.embedded.standin.world import Repository, World, iso
 from gh_assets.github.retries import Clock
 
@@ -97,6 +98,8 @@ class Standin:
         Logins whose starred lists time out in GraphQL at a hundred entries per page.
     graphql : bool
         Whether the server has GraphQL.
+    enterprise : bool
+        Whether the server lacks what only github.com has: star histories.
     """
 
     world: World
@@ -107,6 +110,7 @@ class Standin:
     clock: Clock = field(default_factory=Clock)
     heavy_users: AbstractSet[str] = frozenset()
     graphql: bool = True
+    enterprise: bool = False
     served: Counter[str] = field(default_factory=Counter)
     requests: int = 0
     """Number of all requests, including those with a fault."""
@@ -140,6 +144,7 @@ class Standin:
             (repository, "/contents", self.contents),
             (repository, "/contents/{path:path}", self.contents),
             (repository, "/stargazers", self.stargazers),
+            (repository, "/stargazers/history", self.star_history),
             (repository, "/forks", self.forks),
         ]
         routes = [Route("/rate_limit", self._endpoint(self.rate_limit, counted=False))]
@@ -403,6 +408,15 @@ class Standin:
         headers["etag"] = _etag(stamp + users.tobytes() + times.tobytes())
         return Response(b"[" + b",".join(entries) + b"]", media_type="application/json", headers=headers)
 
+    def star_history(self, request: Request) -> Response:
+        """Return a page of weeks, which is open where the list of stargazers is closed."""
+        repository = self._find_repository(request)
+        if self.enterprise or request.headers.get("x-github-api-version") != HISTORY_VERSION:
+            return _error(404, "Not Found")
+        page, weeks = _Page.of(request, MAX_WEEKS), weekly_rows(repository, self.clock.now())
+        links = page.links(f"{_base(request)}/repositories/{repository.repo_id}/stargazers/history", len(weeks))
+        return _json(weeks[page.entries], links, tagged=True)
+
     def starred(self, request: Request) -> Response:
         user = self._find_account(request)
         if isinstance(user, str):
@@ -531,12 +545,12 @@ class _Page:
     size: int
 
     @classmethod
-    def of(cls, request: Request) -> _Page:
+    def of(cls, request: Request, largest: int = 100) -> _Page:
         def parameter(name: str, default: int) -> int:
             text = request.query_params.get(name, "")
             return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else default
 
-        return cls(parameter("page", 1), min(100, parameter("per_page", 30)))
+        return cls(parameter("page", 1), min(largest, parameter("per_page", 30)))
 
     @property
     def entries(self) -> slice:
