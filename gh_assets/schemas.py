@@ -155,6 +155,15 @@ STAR_EVENTS = TableSchema(
     },
 )
 
+STAR_HISTORY = TableSchema(
+    "star_history",
+    {
+        "repo_id": Column(pl.Int64(), "GitHub's database id of the repository"),
+        "day": Column(pl.Date(), "Day in the time zone America/Los_Angeles, as GitHub counts"),
+        "stars": Column(pl.Int64(), "Stars of this day that have not been taken back, by GitHub's count"),
+    },
+)
+
 USERS = TableSchema(
     "users",
     {
@@ -236,6 +245,7 @@ TABLES = {
         REPOS,
         REPO_EMBEDDINGS,
         STARGAZERS,
+        STAR_HISTORY,
         COLLECTION_PLAN,
         STARRED,
         STAR_EVENTS,

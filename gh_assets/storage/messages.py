@@ -35,7 +35,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from gh_assets.storage.documents import as_stored
 from gh_assets.storage.mongo import Collections
 
-COLLECTIONS = frozenset(map(Collections, ("users", "repos", "unstars", "stargazer_state", "starred_state", "feedback")))
+COLLECTIONS = frozenset(
+    {
+        Collections.USERS,
+        Collections.REPOS,
+        Collections.UNSTARS,
+        Collections.STARGAZER_STATE,
+        Collections.STARRED_STATE,
+        Collections.STAR_HISTORY_STATE,
+        Collections.FEEDBACK,
+    }
+)
 """Collections that messages may change."""
 
 OPERATORS = frozenset({"$set", "$max", "$min"})

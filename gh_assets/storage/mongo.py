@@ -23,6 +23,7 @@ class Collections(StrEnum):
     STARGAZER_PAGES = "stargazer_pages"
     STARGAZER_STATE = "stargazer_state"
     STARRED_STATE = "starred_state"
+    STAR_HISTORY_STATE = "star_history_state"
     UNSTARS = "unstars"
     USERS = "users"
 

@@ -1,0 +1,215 @@
+"""Updating the star histories of many repositories: which come first, what is stored, and what is reported.
+
+Independent of Dagster and of settings. Each repository is committed by itself, table first and state second: a killed
+run loses only the repositories in flight. A table that does not have the checksum of its state is read anew.
+"""
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gh_assets.collector.history_reader import NO_HISTORIES, HistoryReader, HistoryReading, KnownHistory
+from gh_assets.collector.history_state import HistoryState, HistoryStates
+from gh_assets.collector.quota import record_quota
+from gh_assets.collector.star_history import last_day, recent_days, stars_of, table_of, weeks_of
+from gh_assets.collector.star_sources.base import RepositoryRef
+from gh_assets.errors import BudgetSpentError, StoredDataError
+from gh_assets.github.client import GitHubClient
+from gh_assets.github.outcomes import REACHABLE, Outcome
+from gh_assets.local.concurrency import map_bounded
+from gh_assets.local.progress import Progress
+from gh_assets.schemas import STAR_HISTORY
+from gh_assets.storage.asset_store import AssetStore, PartitionTables
+from gh_assets.storage.documents import as_stored
+from gh_assets.storage.mongo import MongoDatabase
+
+DUE_AFTER = dt.timedelta(hours=20)
+"""Age at which a history is due again: a day, less the time that a daily run may begin earlier than the last one."""
+
+
+@dataclass
+class HistoryReport:
+    """Counts of a run.
+
+    Attributes
+    ----------
+    total, asked : int
+        Repositories: all, and those that were requested.
+    pages, not_modified : int
+        Requests for histories, and repositories whose newest page had the status 304.
+    stars : int
+        Sum of the days of the histories that were requested.
+    stopped : str or None
+        Why the run ended early.
+    outcomes : Counter
+        Of the repositories that were requested.
+    states : dict
+        By partition, of the repositories that were requested.
+    """
+
+    total: int = 0
+    asked: int = 0
+    pages: int = 0
+    not_modified: int = 0
+    stars: int = 0
+    stopped: str | None = None
+    outcomes: Counter[str] = field(default_factory=Counter)
+    states: dict[str, HistoryState] = field(default_factory=dict)
+
+    def add(self, reading: HistoryReading, state: HistoryState) -> None:
+        """Count a repository."""
+        self.asked += 1
+        self.pages += reading.requests
+        self.not_modified += reading.not_modified
+        self.stars += state.sum
+        self.outcomes[state.outcome.value] += 1
+        self.states[state.partition] = state
+
+    @property
+    def unavailable(self) -> bool:
+        """Whether this GitHub has no histories."""
+        return bool(self.asked) and self.outcomes[Outcome.UNAVAILABLE.value] == self.asked
+
+    def summary_lines(self) -> list[str]:
+        """Describe what the numbers alone do not show, a sentence or two per line."""
+        lines = [NO_HISTORIES] if self.unavailable else []
+        unread = self.outcomes[Outcome.UNKNOWN.value]
+        if unread:
+            lines.append(f"The star histories of {unread:,} repositories could not be read: the next run tries again.")
+        if self.stopped is not None:
+            lines.append(f"{self.stopped} {self.asked:,} of {self.total:,} star histories were read.")
+        return lines
+
+
+def due_histories(
+    repositories: Sequence[RepositoryRef], states: Mapping[int, HistoryState], now: dt.datetime
+) -> list[RepositoryRef]:
+    """Return the reachable repositories whose history was not requested for `DUE_AFTER`, longest first."""
+    never = dt.datetime.min.replace(tzinfo=dt.UTC)
+
+    def asked_at(repository: RepositoryRef) -> dt.datetime:
+        state = states.get(repository.repo_id)
+        return never if state is None or state.asked_at is None else state.asked_at
+
+    due = [one for one in repositories if one.outcome in REACHABLE and asked_at(one) <= now - DUE_AFTER]
+    return sorted(due, key=asked_at)
+
+
+def read_histories(
+    repositories: Sequence[RepositoryRef],
+    client: GitHubClient,
+    database: MongoDatabase,
+    store: AssetStore,
+    *,
+    max_pages: int = 1,
+    workers: int = 8,
+    progress: Progress | None = None,
+) -> HistoryReport:
+    """Read the histories of repositories in the order given, and store their days and states.
+
+    Parameters
+    ----------
+    repositories : sequence of RepositoryRef
+        Those that are not reachable are left out.
+    client : GitHubClient
+    database : pymongo database
+    store : AssetStore
+    max_pages : int
+        Maximum number of pages of 30 weeks, older than what is stored, that are read of a repository.
+    workers : int
+    progress : Progress, optional
+
+    Raises
+    ------
+    AuthenticationError, RateLimitedError, CancelledError, OutageError
+        If no more requests are possible; what was read until then is stored.
+    """
+    progress = progress or Progress()
+    states = HistoryStates(database)
+    known = states.load()
+    tables = PartitionTables(store, STAR_HISTORY.name)
+    reader = HistoryReader(client, max_pages)
+    wanted = [repository for repository in repositories if repository.outcome in REACHABLE]
+    report = HistoryReport(total=len(wanted))
+
+    def update(repository: RepositoryRef) -> tuple[HistoryReading, HistoryState]:
+        before = known.get(repository.repo_id)
+        stored = _stored(tables, before)
+        reading = reader.read(repository, stored)
+        after = _state_after(before, reading)
+        if reading.weeks is not None:
+            after = after.model_copy(update={"checksum": _store(tables, before, stored, reading)})
+        states.save([after])
+        return reading, after
+
+    try:
+        for reading, after in map_bounded(update, wanted, workers):
+            report.add(reading, after)
+            text = f"{report.stars:,} stars, {report.pages:,} requests"
+            progress.report(STAR_HISTORY.name, report.asked, report.total, text)
+    except BudgetSpentError as error:
+        report.stopped = str(error)
+    record_quota(database, client)
+    return report
+
+
+def _stored(tables: PartitionTables, before: HistoryState | None) -> KnownHistory | None:
+    """Return what is stored of a history; None if nothing is, or the table is not that of the state."""
+    if before is None or before.checksum is None:
+        return None
+    try:
+        table, checksum = tables.read(before.partition)
+    except StoredDataError:
+        return None
+    if checksum != before.checksum:
+        return None
+    return KnownHistory(weeks_of(table), before.etag, before.complete, before.gap)
+
+
+def _store(
+    tables: PartitionTables, before: HistoryState | None, stored: KnownHistory | None, reading: HistoryReading
+) -> str:
+    """Store the days of a history, unless they are stored already, and return the table's checksum."""
+    assert reading.weeks is not None
+    assert reading.today is not None
+    if before is not None and before.checksum and stored is not None and stored.weeks == reading.weeks:
+        return before.checksum
+    until = last_day(reading.weeks, reading.today)
+    return tables.write(reading.repository.partition, table_of(reading.repository.repo_id, reading.weeks, until))
+
+
+def _state_after(before: HistoryState | None, reading: HistoryReading) -> HistoryState:
+    """Return the state after a reading; what is stored stays if the history could not be read."""
+    now = as_stored(dt.datetime.now(dt.UTC))
+    repository = reading.repository
+    changes: dict[str, Any] = {
+        "repo_id": repository.repo_id,
+        "partition": repository.partition,
+        "full_name": repository.full_name,
+        "outcome": reading.outcome,
+        "reason": reading.reason,
+        "asked_at": now,
+    }
+    if reading.weeks is None or reading.today is None:
+        return before.model_copy(update=changes) if before is not None else HistoryState(**changes)
+    until = last_day(reading.weeks, reading.today)
+    return HistoryState(
+        **changes,
+        complete=reading.complete,
+        proven=reading.proven,
+        entries=len(reading.weeks),
+        collected_at=now,
+        etag=reading.etag,
+        first_week=_midnight(min(reading.weeks)),
+        read_until=_midnight(until),
+        sum=stars_of(reading.weeks),
+        gap=reading.gap,
+        recent=recent_days(reading.weeks, until),
+    )
+
+
+def _midnight(day: dt.date) -> dt.datetime:
+    """Return a day as MongoDB can store it."""
+    return dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC)
