@@ -11,6 +11,7 @@ from gh_assets.assets.recvae_model import recvae_model as recvae_model
 from gh_assets.assets.repo_embeddings import repo_embeddings as repo_embeddings
 from gh_assets.assets.repos import repos as repos
 from gh_assets.assets.star_events import star_events as star_events
+from gh_assets.assets.star_history import star_history as star_history
 from gh_assets.assets.stargazers import stargazers as stargazers
 from gh_assets.assets.user_item_matrix import user_item_matrix as user_item_matrix
 from gh_assets.assets.users import users as users
@@ -30,4 +31,4 @@ CHAIN_ASSETS = [
 ]
 """From the lists to the recommendations, in the order in which the data flow."""
 
-ALL_ASSETS: list[dg.AssetsDefinition | dg.AssetSpec] = [star_events, *CHAIN_ASSETS]
+ALL_ASSETS: list[dg.AssetsDefinition | dg.AssetSpec] = [star_events, *CHAIN_ASSETS, star_history]

@@ -149,9 +149,7 @@ def collect_partitions(
         Cap on the number of requests.
     """
     reported = asset_progress(context)
-    listed = repos.filter(pl.col("partition").is_in(partitions))
-    rows = listed.select("repo_id", "partition", "full_name", "stargazer_count", "outcome", "node_id")
-    repositories = [RepositoryRef(**row | {"outcome": Outcome(row["outcome"])}) for row in rows.iter_rows(named=True)]
+    repositories = repositories_of(repos, partitions)
     with (
         measure_seconds() as timing,
         services.mongo.database() as database,
@@ -159,7 +157,7 @@ def collect_partitions(
     ):
         services.github.claim_world(database)
         result = collect(options, repositories, client, database, services.gcs.asset_store(), reported)
-    unlisted = sorted(set(partitions) - set(listed["partition"]))
+    unlisted = sorted(set(partitions) - {repository.partition for repository in repositories})
     if unlisted:
         context.log.warning(
             f"{len(unlisted)} partitions belong to repositories that no list names. They were not collected; what was "
@@ -177,3 +175,11 @@ def collect_partitions(
         waiting: dict[str, str | int] = {"outcome": Outcome.UNKNOWN.value, "reason": reason}
         by_partition = dict.fromkeys(partitions, waiting) | by_partition
     return CollectionOutcome(result, metadata, by_partition)
+
+
+def repositories_of(repos: pl.DataFrame, partitions: Sequence[str]) -> list[RepositoryRef]:
+    """Return the repositories of partitions, as far as lists name them, in the order of the asset `repos`."""
+    rows = repos.filter(pl.col("partition").is_in(partitions)).select(
+        "repo_id", "partition", "full_name", "stargazer_count", "outcome", "node_id"
+    )
+    return [RepositoryRef(**row | {"outcome": Outcome(row["outcome"])}) for row in rows.iter_rows(named=True)]

@@ -10,9 +10,12 @@ import dagster as dg
 
 from gh_assets.assets import repos
 from gh_assets.automation.collect_ops import choose_due
-from gh_assets.automation.jobs import collect_due_job, repos_job
+from gh_assets.automation.history_ops import read_due_histories
+from gh_assets.automation.jobs import collect_due_job, histories_job, repos_job
 from gh_assets.automation.run_requests import NO_PLAN, STATE, RunReason, job_sensor
 from gh_assets.collector import plan as planning
+from gh_assets.collector.history_collection import DUE_AFTER
+from gh_assets.collector.history_state import HistoryStates
 from gh_assets.collector.lists.sources import fingerprint_of_list
 from gh_assets.collector.plan import DueReason, read_plan
 from gh_assets.errors import GhAssetsError
@@ -120,4 +123,32 @@ def _collect(
     return RunReason(f"plan {plan.generation}", text, {"ops": {choose_due.name: {"config": config}}})
 
 
-COLLECTION_SENSORS = [lists_changed, new_repositories, stale_stars]
+@_sensor(job=histories_job, every=dt.timedelta(minutes=15))
+def stale_histories(
+    context: dg.SensorEvaluationContext, gcs: GcsResource, mongo: MongoResource, policy: PolicyResource
+) -> RunReason | dg.SkipReason:
+    """Request a run for repositories whose star history was not read for a day.
+
+    When star histories are a day old: reads those first that were read longest ago, leaves a share of the quota to
+    people (GH_ASSETS_QUOTA_RESERVE), and waits for the reset when nothing is left. Histories that have not changed cost
+    nothing. Off until you turn it on: it spends the tokens' quota.
+    """
+    plan = read_plan(gcs.asset_store())
+    if plan is None:
+        return dg.SkipReason(NO_PLAN)
+    now = dt.datetime.now(dt.UTC)
+    with mongo.database() as database:
+        asked_at = HistoryStates(database).asked_at()
+        quota = policy.quota(database, now, "stargazers")
+    ages = [asked_at.get(repo_id) for repo_id in plan.table["repo_id"].to_list()]
+    due = sum(asked is None or asked <= now - DUE_AFTER for asked in ages)
+    if not due:
+        return dg.SkipReason(f"The star histories of all {plan.table.height:,} repositories are of the last day.")
+    if quota.spendable == 0:
+        return dg.SkipReason(f"{due:,} star histories are due. The quota does not allow it: {quota.summary()}.")
+    newest = max((asked for asked in ages if asked is not None), default=None)
+    config = {"ops": {read_due_histories.name: {"config": {"patient": True}}}}
+    return RunReason(f"histories {due} {newest}", f"{due:,} star histories are due.", config)
+
+
+COLLECTION_SENSORS = [lists_changed, new_repositories, stale_stars, stale_histories]

@@ -9,10 +9,12 @@ from gh_assets.assets import (
     recommendations,
     repo_embeddings,
     repos,
+    star_history,
     stargazers,
 )
 from gh_assets.automation.archive_ops import read_days_of_the_archive
 from gh_assets.automation.collect_ops import choose_due, collect_share, write_plan
+from gh_assets.automation.history_ops import read_due_histories
 from gh_assets.instance.internals import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
@@ -55,6 +57,21 @@ def collect_due_job() -> None:
     write_plan(choose_due().map(collect_share).collect())
 
 
+@dg.job(name="read_star_histories")
+def histories_job() -> None:
+    """Read the star histories that were not read within the last day: GitHub's own count of the stars of each day.
+
+    One run, with a materialization of `star_history` for each. A history that has not changed costs no quota.
+    """
+    read_due_histories()
+
+
+history_checks_job = dg.define_asset_job(
+    "check_star_histories",
+    selection=dg.AssetSelection.checks_for_assets(star_history),
+    description="Compare the star histories with GitHub's counts, and the collected stars with them. Spends no quota.",
+)
+
 rebuild_job = dg.define_asset_job(
     "rebuild_from_stars",
     selection=dg.AssetSelection.assets(*CHAIN_ASSETS)
@@ -77,6 +94,8 @@ recommend_job = dg.define_asset_job(
 ALL_JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     repos_job,
     collect_due_job,
+    histories_job,
+    history_checks_job,
     rebuild_job,
     judge_job,
     recommend_job,

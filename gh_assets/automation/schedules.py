@@ -7,7 +7,16 @@ import dagster as dg
 from gh_assets.assets import repos
 from gh_assets.assets.definition import REPO_PARTITIONS
 from gh_assets.automation.collect_ops import choose_due
-from gh_assets.automation.jobs import chain_job, collect_due_job, range_tags, rebuild_job, repos_job
+from gh_assets.automation.history_ops import read_due_histories
+from gh_assets.automation.jobs import (
+    chain_job,
+    collect_due_job,
+    histories_job,
+    history_checks_job,
+    range_tags,
+    rebuild_job,
+    repos_job,
+)
 
 
 @dg.schedule(
@@ -51,6 +60,24 @@ nightly_collection = _schedule(
     ),
 )
 
+daily_histories = _schedule(
+    name="daily_histories",
+    cron_schedule="0 9 * * *",
+    job=histories_job,
+    run_config={"ops": {read_due_histories.name: {"config": {"patient": True}}}},
+    description=(
+        "Every day at 09:00 UTC, when the day is over in Los Angeles, by whose days GitHub counts: the star histories, "
+        "as far as the quota goes without the reserve for people. Off until you turn it on: it spends quota."
+    ),
+)
+
+daily_history_checks = _schedule(
+    name="daily_history_checks",
+    cron_schedule="0 11 * * *",
+    job=history_checks_job,
+    description="Every day at 11:00 UTC: the checks of the star histories. Spends no quota; off until you turn it on.",
+)
+
 weekly_rebuild = _schedule(
     name="weekly_rebuild",
     cron_schedule="0 4 * * 1",
@@ -61,4 +88,11 @@ weekly_rebuild = _schedule(
     ),
 )
 
-ALL_SCHEDULES: list[dg.ScheduleDefinition] = [daily_lists, nightly_collection, weekly_rebuild, weekly_chain]
+ALL_SCHEDULES: list[dg.ScheduleDefinition] = [
+    daily_lists,
+    nightly_collection,
+    daily_histories,
+    daily_history_checks,
+    weekly_rebuild,
+    weekly_chain,
+]

@@ -5,6 +5,6 @@ Blocking checks stop a bad matrix from training a model.
 
 import dagster as dg
 
-from gh_assets.checks import collection, matrix, models
+from gh_assets.checks import collection, histories, matrix, models
 
-ALL_CHECKS = dg.load_asset_checks_from_modules([collection, matrix, models])
+ALL_CHECKS = dg.load_asset_checks_from_modules([collection, histories, matrix, models])

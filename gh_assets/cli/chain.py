@@ -10,14 +10,16 @@ from dagster import DagsterExecutionInterruptedError, DagsterInstance
 from gh_assets.assets.definition import REPO_PARTITIONS
 from gh_assets.assets.retries import without_retries
 from gh_assets.automation.archive_ops import read_days_of_the_archive
-from gh_assets.automation.jobs import archive_job, range_tags, refresh_job, repos_job
+from gh_assets.automation.history_ops import read_due_histories
+from gh_assets.automation.jobs import archive_job, histories_job, range_tags, refresh_job, repos_job
 from gh_assets.cli.failures import EXPLAINED_ERRORS, cause_of
 from gh_assets.cli.options import ChainOptions
 from gh_assets.collector.gharchive import days_of
 from gh_assets.collector.seed_users import read_seeds_file
+from gh_assets.collector.star_sources.base import SOURCES
 from gh_assets.collector.stars_file import read_stars
 from gh_assets.embedded.servers import HomeWorld, choose_world, read_world
-from gh_assets.errors import CheckFailedError, ConfigurationError, InputError
+from gh_assets.errors import CheckFailedError, ConfigurationError, GhAssetsError, InputError
 from gh_assets.instance.configuration import open_instance
 from gh_assets.instance.internals import DagsterAssetCheckFailedError
 from gh_assets.instance.launcher import OWN_PROCESS, execute_job, fail_dead_runs
@@ -40,7 +42,8 @@ LEADERBOARD_COLUMNS = {"ndcg@100": "ndcg_at_100", "recall@20": "recall_at_20", "
 def run_chain(settings: Settings, options: ChainOptions, progress: Progress) -> dict[str, Any]:
     """Materialize the chain in two Dagster runs: first the lists, then everything that follows from them.
 
-    Hours of GH Archive, if any are given, are read in a run before.
+    Hours of GH Archive, if any are given, are read in a run before; star histories in a run after, unless stars come
+    from a file or GH Archive.
 
     Returns
     -------
@@ -79,6 +82,8 @@ def run_chain(settings: Settings, options: ChainOptions, progress: Progress) -> 
             )
         tags = range_tags(partitions[0], partitions[-1])
         result = execute(defs, refresh_job.name, instance, _op_config(options, max_requests), tags)
+        if SOURCES[str(options.source)].resource is not None:
+            _read_histories(defs, instance, max_requests, result, progress)
     checks = result.get_asset_check_evaluations()
     failed = [f"{check.asset_key.to_user_string()}: {check.check_name}" for check in checks if not check.passed]
     for name in failed:
@@ -86,10 +91,32 @@ def run_chain(settings: Settings, options: ChainOptions, progress: Progress) -> 
     return {"leaderboard": _leaderboard(settings), "examples": _examples(settings), "checks_failed": failed}
 
 
-def _requests_of(result: dg.JobExecutionResult) -> int:
-    """Return how many requests the run of `repos` sent, from its metadata."""
+def _requests_of(result: dg.JobExecutionResult, name: str = "requests") -> int:
+    """Return how many requests a run sent, from the metadata of its materializations."""
     metadata = [event.materialization.metadata for event in result.get_asset_materialization_events()]
-    return next((int(str(entries["requests"].value)) for entries in metadata if "requests" in entries), 0)
+    return next((int(str(entries[name].value)) for entries in metadata if name in entries), 0)
+
+
+def _read_histories(
+    defs: dg.Definitions,
+    instance: DagsterInstance,
+    max_requests: int | None,
+    collected: dg.JobExecutionResult,
+    progress: Progress,
+) -> None:
+    """Read the star histories that are due, with what is left of the cap on requests.
+
+    They come last, and nothing that the run was started for depends on them: a failure is a sentence.
+    """
+    config: dict[str, Any] = {"patient": True}
+    if max_requests is not None:
+        config["max_requests"] = max_requests - _requests_of(collected, "run_requests")
+        if config["max_requests"] <= 0:
+            return
+    try:
+        execute(defs, histories_job.name, instance, {read_due_histories.name: {"config": config}})
+    except GhAssetsError as error:
+        progress.notify(f"The star histories were not read: {error}")
 
 
 def prepare_world(settings: Settings, options: ChainOptions) -> str:

@@ -84,17 +84,25 @@ class HistoryReport:
 
 
 def due_histories(
-    repositories: Sequence[RepositoryRef], states: Mapping[int, HistoryState], now: dt.datetime
+    repositories: Sequence[RepositoryRef], asked_at: Mapping[int, dt.datetime], now: dt.datetime
 ) -> list[RepositoryRef]:
-    """Return the reachable repositories whose history was not requested for `DUE_AFTER`, longest first."""
+    """Return the reachable repositories whose history was not requested for `DUE_AFTER`, longest first.
+
+    Parameters
+    ----------
+    repositories : sequence of RepositoryRef
+    asked_at : mapping of int to datetime
+        From `HistoryStates.asked_at`.
+    now : datetime
+        With a time zone.
+    """
     never = dt.datetime.min.replace(tzinfo=dt.UTC)
-
-    def asked_at(repository: RepositoryRef) -> dt.datetime:
-        state = states.get(repository.repo_id)
-        return never if state is None or state.asked_at is None else state.asked_at
-
-    due = [one for one in repositories if one.outcome in REACHABLE and asked_at(one) <= now - DUE_AFTER]
-    return sorted(due, key=asked_at)
+    ages = [(asked_at.get(one.repo_id, never), number) for number, one in enumerate(repositories)]
+    return [
+        repositories[number]
+        for asked, number in sorted(ages)
+        if asked <= now - DUE_AFTER and repositories[number].outcome in REACHABLE
+    ]
 
 
 def read_histories(

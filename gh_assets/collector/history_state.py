@@ -78,6 +78,11 @@ class HistoryStates:
         states = (HistoryState.from_document(document) for document in self._collection.find(HAS_STATE))
         return {state.repo_id: state for state in states}
 
+    def asked_at(self) -> dict[int, dt.datetime]:
+        """Return when each history was last requested, by repository id."""
+        documents = self._collection.find(HAS_STATE, {"state.asked_at": 1})
+        return {document["_id"]: document["state"]["asked_at"] for document in documents}
+
     def save(self, states: Sequence[HistoryState]) -> None:
         """Store states."""
         self._consumer.apply(state.message() for state in states)

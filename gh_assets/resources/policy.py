@@ -40,9 +40,10 @@ class PolicyResource(SettingsResource):
         names = {field.name for field in fields(RefreshPolicy)}
         return RefreshPolicy(**self.settings().model_dump(include=names))
 
-    def quota(self, database: MongoDatabase, now: dt.datetime) -> Quota:
-        """Return what automation may spend of GitHub's quota now."""
-        return quota_of(self.source, self.quota_reserve, MongoLedger(database[Collections.GITHUB_BUDGETS]).known(), now)
+    def quota(self, database: MongoDatabase, now: dt.datetime, source: StarSourceName | None = None) -> Quota:
+        """Return what automation may spend of GitHub's quota now, by default of that of the configured source."""
+        known = MongoLedger(database[Collections.GITHUB_BUDGETS]).known()
+        return quota_of(source or self.source, self.quota_reserve, known, now)
 
     @property
     def shares(self) -> int:

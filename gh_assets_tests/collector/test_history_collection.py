@@ -155,12 +155,12 @@ def test_the_cap_on_requests_stops_a_run_and_the_next_one_continues(histories: H
     assert report.stopped is not None
     assert 0 < report.asked < 12
     assert report.summary_lines()[0].endswith(f"{report.asked} of 12 star histories were read.")
-    states = HistoryStates(histories.database).load()
-    due = due_histories(refs(world), states, NOW + dt.timedelta(hours=1))
-    assert {one.repo_id for one in due} == {one.repo_id for one in refs(world)} - states.keys()
+    states = HistoryStates(histories.database)
+    due = due_histories(refs(world), states.asked_at(), NOW + dt.timedelta(hours=1))
+    assert {one.repo_id for one in due} == {one.repo_id for one in refs(world)} - states.load().keys()
     histories.read(world, only=due)
     histories.is_true_of(world)
-    assert due_histories(refs(world), HistoryStates(histories.database).load(), NOW + dt.timedelta(hours=1)) == []
+    assert due_histories(refs(world), states.asked_at(), NOW + dt.timedelta(hours=1)) == []
 
 
 def test_histories_are_due_after_a_day_those_never_read_first(histories: Histories) -> None:
@@ -168,7 +168,7 @@ def test_histories_are_due_after_a_day_those_never_read_first(histories: Histori
     everything = refs(world)
     histories.read(world, only=everything[2:])
     histories.read(world, only=everything[:1])
-    states = HistoryStates(histories.database).load()
+    states = HistoryStates(histories.database).asked_at()
     later = dt.datetime.now(dt.UTC) + DUE_AFTER
     assert [one.repo_id for one in due_histories(everything, states, later)] == [2, 3, 1]
     gone = [replace(one, outcome=Outcome.GONE) for one in everything]
