@@ -127,6 +127,12 @@ COLLECTION_PLAN = TableSchema(
         "collected_at": Column(UTC_TIME, "When its stars were last read (UTC)", nullable=True),
         "closed_at": Column(UTC_TIME, "When its list was found closed (UTC)", nullable=True),
         "proven": Column(pl.Boolean(), "Whether the stored list was proven to be complete", nullable=True, added=True),
+        "gained": Column(
+            pl.Int64(),
+            "Stars of the days after its stars were read, by its star history; null if that is unknown",
+            nullable=True,
+            added=True,
+        ),
     },
 )
 

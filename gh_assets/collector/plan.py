@@ -14,12 +14,14 @@ from enum import StrEnum
 
 import polars as pl
 
+from gh_assets.collector.history_state import HistoryState, HistoryStates
 from gh_assets.collector.quota import QuotaSample, quota_samples
 from gh_assets.collector.star_sources.auto import CLOSED_FOR
 from gh_assets.collector.state import CollectionState, RepositoryState
 from gh_assets.errors import InputError, StoredDataError
 from gh_assets.github.limits import PAGE_SIZE
 from gh_assets.github.outcomes import REACHABLE, Outcome
+from gh_assets.github.times import star_day
 from gh_assets.schemas import COLLECTION_PLAN, UTC_TIME
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.mongo import MongoDatabase
@@ -43,7 +45,7 @@ class DueReason(StrEnum):
     RESTRICTED = "restricted"
     """Its list was closed; it may have been opened, or more users' lists may be known."""
     MOVED = "moved"
-    """GitHub's count of its stars has changed since they were read."""
+    """GitHub's count of its stars has changed since they were read, or its history has newer ones."""
     INCOMPLETE = "incomplete"
     """What is stored is not proven: a part of a response failed, or an earlier version read it."""
     OLD = "old"
@@ -119,7 +121,8 @@ def make_plan(database: MongoDatabase, repos: pl.DataFrame) -> Plan:
     """Make a plan from the table `repos` and the states in Mongo."""
     states = CollectionState(database).load()
     stars = sum(state.stars or 0 for state in states.values())
-    return Plan(plan_table(repos, states), stars, quota_samples(database))
+    table = plan_table(repos, states, HistoryStates(database).load())
+    return Plan(table, stars, quota_samples(database))
 
 
 def read_plan(store: AssetStore) -> StoredPlan | None:
@@ -135,7 +138,9 @@ def read_plan(store: AssetStore) -> StoredPlan | None:
         raise
 
 
-def plan_table(repos: pl.DataFrame, states: Mapping[int, RepositoryState]) -> pl.DataFrame:
+def plan_table(
+    repos: pl.DataFrame, states: Mapping[int, RepositoryState], histories: Mapping[int, HistoryState] | None = None
+) -> pl.DataFrame:
     """Return a row for each reachable repository that a list names.
 
     Parameters
@@ -143,6 +148,8 @@ def plan_table(repos: pl.DataFrame, states: Mapping[int, RepositoryState]) -> pl
     repos : polars.DataFrame
         The asset `repos`.
     states : mapping of int to RepositoryState
+        By repository id.
+    histories : mapping of int to HistoryState, optional
         By repository id.
 
     Returns
@@ -155,14 +162,33 @@ def plan_table(repos: pl.DataFrame, states: Mapping[int, RepositoryState]) -> pl
         & pl.col("partition").is_not_null()
         & pl.col("repo_id").is_not_null()
     ).select("repo_id", "partition", "full_name", "stargazer_count")
-    known = [states.get(repo_id) for repo_id in reachable["repo_id"]]
+    ids = reachable["repo_id"].to_list()
+    known = [states.get(repo_id) for repo_id in ids]
     fields = ("stars", "outcome", "asked_at", "collected_at", "closed_at", "proven")
     sources = {"counted_then": "stargazer_count"} | {name: name for name in fields}
     added = [
         pl.Series(name, [getattr(state, source, None) for state in known], dtype=COLLECTION_PLAN.dtypes[name])
         for name, source in sources.items()
     ]
+    gained = [_gained(state, (histories or {}).get(repo_id)) for repo_id, state in zip(ids, known, strict=True)]
+    added.append(pl.Series("gained", gained, dtype=COLLECTION_PLAN.dtypes["gained"]))
     return reachable.with_columns(added).select(list(COLLECTION_PLAN.dtypes))
+
+
+def _gained(state: RepositoryState | None, history: HistoryState | None) -> int | None:
+    """Return the stars of the whole days after the stars were read; None if there is no history of them."""
+    if state is None or state.collected_at is None or history is None:
+        return None
+    return history.gained_since(star_day(state.collected_at.timestamp()))
+
+
+def _moved() -> pl.Expr:
+    """Return how many stars were given or taken back since the stars were read, as far as is known.
+
+    GitHub's count may be older than the history, and is the same if as many stars are given as are taken back.
+    """
+    counted = (pl.col("stargazer_count").fill_null(0) - pl.col("counted_then").fill_null(0)).abs()
+    return pl.max_horizontal(counted, pl.col("gained").fill_null(0))
 
 
 def due(
@@ -186,7 +212,7 @@ def due(
         ``pages`` (expected number of pages).
     """
     since = pl.lit(now, dtype=UTC_TIME) - pl.col("asked_at")
-    moved = (pl.col("stargazer_count").fill_null(0) - pl.col("counted_then").fill_null(0)).abs()
+    moved = _moved()
     reason = (
         pl.when(pl.col("asked_at").is_null())
         .then(pl.lit(DueReason.NEW.value))
@@ -227,14 +253,18 @@ def _ranked(wanted: pl.DataFrame, now: dt.datetime, max_pages: int) -> pl.DataFr
     never_read, most = pl.col("stars").is_null(), max_pages * PAGE_SIZE
     count, then = pl.col("stargazer_count").fill_null(0), pl.col("counted_then").fill_null(0)
     days = (pl.lit(now, dtype=UTC_TIME) - pl.col("asked_at")).dt.total_seconds().fill_null(0) / 86_400
-    known_news = (count - then).abs().clip(0, most).cast(pl.Float64) + pl.col("stars") * CHURN_A_DAY * days
+    known_news = _moved().clip(0, most).cast(pl.Float64) + pl.col("stars") * CHURN_A_DAY * days
     news = pl.when(never_read).then(count.clip(1, most).cast(pl.Float64)).otherwise(known_news)
     # A list that may be incomplete is read anew, to its end.
     incomplete = (pl.col("why") == DueReason.INCOMPLETE.value) & ~never_read
     missing = (count - pl.col("stars")).abs().clip(0, most).cast(pl.Float64)
     news = pl.when(incomplete).then(missing + known_news).otherwise(news)
     chance = pl.when(pl.col("why") == DueReason.RESTRICTED.value).then(CHANCE_OF_OPENING).otherwise(1.0)
-    new = pl.when(never_read | incomplete).then(count).otherwise((count - then).clip(0))
+    new = (
+        pl.when(never_read | incomplete)
+        .then(count)
+        .otherwise(pl.max_horizontal(count - then, pl.col("gained").fill_null(0)).clip(0))
+    )
     pages = (new / PAGE_SIZE).ceil().cast(pl.Int64).clip(1, max_pages)
     return (
         wanted.with_columns((news * chance).alias("news"), pages.alias("pages"))

@@ -1,8 +1,11 @@
 """The asset `star_history`: partitions, metadata, and a GitHub without histories."""
 
+import datetime as dt
+import time
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pytest
 
 from gh_assets.assets.star_history import ARCHIVE_ONLY
@@ -36,14 +39,15 @@ def materialize(home: AutomationHome, *partitions: str) -> dict[str | None, dict
 
 def test_one_partition_shows_what_it_is(automation: AutomationHome) -> None:
     automation.run_job("read_lists")
+    automation.standin.world.by_name["o/r3"].starred_at[-3:] = time.time() - np.array([40, 20, 10]) * 86_400
     (entries,) = materialize(automation, "o/r3").values()
-    assert (entries["outcome"], entries["sum"], entries["time_zone"]) == ("ok", 13, "America/Los_Angeles days")
-    assert entries["first_week"] == "2017-07-09"
-    assert entries["stars_last_30_days"] == 0
+    assert (entries["outcome"], entries["sum"], entries["time_zone"]) == ("ok", 3, "America/Los_Angeles days")
+    assert dt.date.fromisoformat(entries["first_week"]).isoweekday() == 7
+    assert entries["stars_last_30_days"] == 2
     assert entries["complete"] == "false", "one page a run"
     assert entries["history"].startswith("![Stars](data:image/png")
     assert "| day | stars |" in entries["preview"]
-    assert asset_store(automation.settings).read_table("star_history", "o/r3")["stars"].sum() == 13
+    assert asset_store(automation.settings).read_table("star_history", "o/r3")["stars"].sum() == 3
 
 
 def test_a_run_over_many_partitions_has_metadata_for_each(automation: AutomationHome) -> None:
@@ -52,7 +56,7 @@ def test_a_run_over_many_partitions_has_metadata_for_each(automation: Automation
     assert {name: entries["outcome"] for name, entries in found.items()} == dict.fromkeys(
         [f"o/r{number}" for number in range(8)], "ok"
     )
-    assert all(entries["run_requests"] == 8 for entries in found.values())
+    assert all(entries["run_repositories_asked"] == 8 for entries in found.values())
     assert all("recent" in entries for entries in found.values())
 
 

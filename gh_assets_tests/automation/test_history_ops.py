@@ -59,7 +59,11 @@ def test_the_reserve_of_the_quota_is_left_to_people(automation: AutomationHome) 
     automation.run(lists_changed)
     automation.run_job("read_star_histories", read_due_histories={"repositories": ["o/r0"]})
     with open_mongo(automation.settings) as database:
-        budget = {"limit": 5000, "remaining": 500, "reset": (dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)).timestamp()}
+        budget = {
+            "limit": 5000,
+            "remaining": 500,
+            "reset": (dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)).timestamp(),
+        }
         database["github_budgets"].update_many({"limit": {"$ne": None}}, {"$set": budget})
         before = HistoryStates(database).asked_at()
     message = str(automation.tick(stale_histories))

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gh_assets.collector.history_state import HistoryState
 from gh_assets.collector.plan import (
     ALL_REASONS,
     DueReason,
@@ -16,10 +17,13 @@ from gh_assets.collector.plan import (
     due,
     named,
     parse_reasons,
+    plan_table,
     summarize,
 )
+from gh_assets.collector.state import RepositoryState
 from gh_assets.errors import InputError
-from gh_assets.schemas import COLLECTION_PLAN
+from gh_assets.github.outcomes import Outcome
+from gh_assets.schemas import COLLECTION_PLAN, REPOS
 
 NOW = dt.datetime(2026, 11, 25, 12, tzinfo=dt.UTC)
 HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
@@ -53,6 +57,11 @@ NEVER = dict.fromkeys(("counted_then", "stars", "outcome", "asked_at", "collecte
         ({"proven": False, "asked_at": NOW - DAY}, DueReason.INCOMPLETE),
         ({"proven": None, "asked_at": NOW - DAY}, DueReason.INCOMPLETE),
         ({"proven": False}, None),
+        ({"gained": 5, "asked_at": NOW - DAY}, DueReason.MOVED),
+        ({"gained": 5, "stargazer_count": None, "asked_at": NOW - DAY}, DueReason.MOVED),
+        ({"gained": 4, "asked_at": NOW - DAY}, None),
+        ({"gained": 5}, None),
+        ({"gained": 0, "stargazer_count": 105, "asked_at": NOW - DAY}, DueReason.MOVED),
         ({"asked_at": NOW - 30 * DAY}, DueReason.OLD),
         ({"asked_at": NOW - 29 * DAY}, None),
     ],
@@ -60,6 +69,35 @@ NEVER = dict.fromkeys(("counted_then", "stars", "outcome", "asked_at", "collecte
 def test_reason_why_a_repository_is_due(row: dict[str, Any], reason: DueReason | None) -> None:
     found = due(plan_of(row), NOW, RefreshPolicy())
     assert found["why"].to_list() == ([] if reason is None else [reason.value])
+
+
+def test_a_history_shows_news_that_the_count_hides() -> None:
+    """As many stars were taken back as were given, or the count is older than the history."""
+    gained, counted = ({name: 250, "asked_at": NOW - DAY} for name in ("gained", "stargazer_count"))
+    found = due(plan_of(gained, counted | {"counted_then": 0}), NOW, RefreshPolicy())
+    assert found["news"].round().to_list() == [250.0, 250.0]
+    assert found["pages"].to_list() == [3, 3]
+
+
+def test_stars_gained_are_those_of_the_days_after_the_stars_were_read() -> None:
+    state = RepositoryState(
+        repo_id=1, partition="o/1", full_name="o/1", outcome=Outcome.OK, stars=9, collected_at=NOW, asked_at=NOW
+    )
+    usual: dict[str, Any] = {"partition": "o/1", "full_name": "o/1", "outcome": Outcome.OK, "recent": [1, 2, 4]}
+    row = {"repo_id": 1, "partition": "o/1", "full_name": "o/1", "topics": [], "lists": [], "outcome": "ok"}
+    repos = pl.DataFrame([row], schema=REPOS.dtypes)
+
+    def gained(after: int | None, states: dict[int, RepositoryState]) -> object:
+        midnight = NOW.replace(hour=0)
+        until = None if after is None else midnight + after * DAY
+        return plan_table(repos, states, {1: HistoryState(repo_id=1, read_until=until, **usual)})["gained"][0]
+
+    assert gained(0, {1: state}) == 0
+    assert gained(2, {1: state}) == 6
+    assert gained(4, {1: state}) is None
+    assert gained(None, {1: state}) is None
+    assert gained(2, {}) is None
+    assert plan_table(repos, {1: state})["gained"].to_list() == [None]
 
 
 def test_policy_without_waiting() -> None:
