@@ -16,7 +16,8 @@ MAX_COMPARED = 1000
 """Maximum number of repositories that are compared, evenly spread over all."""
 
 FEW_SHARE, MIN_STARS = 0.8, 10
-"""A repository has too few collected stars if they are less than this share of GitHub's, which are at least so many."""
+"""A repository has too few collected stars if they are less than this share of GitHub's, of which there are `MIN_STARS`
+or more."""
 
 
 @dataclass(frozen=True)

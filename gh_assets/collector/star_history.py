@@ -215,8 +215,6 @@ def trend_of(recent: Sequence[int]) -> Trend | None:
 
 
 def gained_since(recent: Sequence[int], until: dt.date, since: dt.date) -> int | None:
-    """Return the stars of the days after `since`; None if not all of them are known."""
+    """Return the stars of the days after `since`; None if there are none yet, or not all of them are known."""
     days = (until - since).days
-    if days <= 0:
-        return 0
-    return sum(recent[-days:]) if days <= len(recent) else None
+    return sum(recent[-days:]) if 0 < days <= len(recent) else None

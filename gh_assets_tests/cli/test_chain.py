@@ -90,12 +90,12 @@ def test_second_run_sends_no_request_twice_and_changes_no_byte(chain_run: ChainR
     def served() -> list[int]:
         own = {"authorization": f"Bearer {token}"}
         numbers = requests.get(f"{url}/__standin__", headers=own, timeout=10).json()["served"]
-        return [numbers.get(kind, 0) for kind in ("stargazers", "repository")]
+        return [numbers.get(kind, 0) for kind in ("stargazers", "repository", "star_history")]
 
     with open_mongo(load_settings()) as database:
 
         def stored() -> dict[str, list[Any]]:
-            names = ("users", "repos", "stargazer_state", "models")
+            names = ("users", "repos", "stargazer_state", "star_history_state", "models")
             return {name: list(database[name].find().sort("_id")) for name in names}
 
         before = served(), contents(chain_run.home), stored()

@@ -92,7 +92,8 @@ def test_stars_gained_are_those_of_the_days_after_the_stars_were_read() -> None:
         until = None if after is None else midnight + after * DAY
         return plan_table(repos, states, {1: HistoryState(repo_id=1, read_until=until, **usual)})["gained"][0]
 
-    assert gained(0, {1: state}) == 0
+    assert gained(0, {1: state}) is None
+    assert gained(1, {1: state}) == 4
     assert gained(2, {1: state}) == 6
     assert gained(4, {1: state}) is None
     assert gained(None, {1: state}) is None

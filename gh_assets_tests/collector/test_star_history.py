@@ -152,8 +152,9 @@ def test_rising_needs_some_stars_and_half_as_many_again_as_usual(trend: Trend, *
 
 def test_stars_gained_are_those_of_later_days_if_all_are_known() -> None:
     until = dt.date(2026, 9, 9)
-    assert gained_since([1, 2, 3], until, dt.date(2026, 9, 9)) == 0
-    assert gained_since([1, 2, 3], until, dt.date(2026, 9, 10)) == 0
+    assert gained_since([1, 2, 3], until, dt.date(2026, 9, 9)) is None
+    assert gained_since([1, 2, 3], until, dt.date(2026, 9, 10)) is None
+    assert gained_since([1, 2, 3], until, dt.date(2026, 9, 8)) == 3
     assert gained_since([1, 2, 3], until, dt.date(2026, 9, 7)) == 5
     assert gained_since([1, 2, 3], until, dt.date(2026, 9, 6)) == 6
     assert gained_since([1, 2, 3], until, dt.date(2026, 9, 5)) is None
