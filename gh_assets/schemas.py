@@ -170,6 +170,17 @@ STAR_HISTORY = TableSchema(
     },
 )
 
+STAR_TRENDS = TableSchema(
+    "star_trends",
+    {
+        "repo_id": Column(pl.Int64(), "GitHub's database id of the repository"),
+        "recent": Column(pl.Int64(), "Stars of the last 30 whole days"),
+        "usual": Column(
+            pl.Float64(), "Median of the stars of the months before; null of fewer than three", nullable=True
+        ),
+    },
+)
+
 USERS = TableSchema(
     "users",
     {
@@ -252,6 +263,7 @@ TABLES = {
         REPO_EMBEDDINGS,
         STARGAZERS,
         STAR_HISTORY,
+        STAR_TRENDS,
         COLLECTION_PLAN,
         STARRED,
         STAR_EVENTS,

@@ -6,9 +6,11 @@ run loses only the repositories in flight. A table that does not have the checks
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import polars as pl
 
 from gh_assets.collector.history_reader import NO_HISTORIES, HistoryReader, HistoryReading, KnownHistory
 from gh_assets.collector.history_state import HistoryState, HistoryStates
@@ -20,13 +22,16 @@ from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import REACHABLE, Outcome
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.local.progress import Progress
-from gh_assets.schemas import STAR_HISTORY
+from gh_assets.schemas import STAR_HISTORY, STAR_TRENDS
 from gh_assets.storage.asset_store import AssetStore, PartitionTables
 from gh_assets.storage.documents import as_stored
 from gh_assets.storage.mongo import MongoDatabase
 
 DUE_AFTER = dt.timedelta(hours=20)
 """Age at which a history is due again: a day, less the time that a daily run may begin earlier than the last one."""
+
+TREND_DAYS = dt.timedelta(days=14)
+"""Age, beside the newest history, beyond which a history says nothing of the last 30 days."""
 
 
 @dataclass
@@ -159,8 +164,28 @@ def read_histories(
             progress.report(STAR_HISTORY.name, report.asked, report.total, text)
     except BudgetSpentError as error:
         report.stopped = str(error)
+    if report.asked and not report.unavailable:
+        store.write_table(STAR_TRENDS.name, trends_of(states.load().values()))
     record_quota(database, client)
     return report
+
+
+def trends_of(states: Iterable[HistoryState]) -> pl.DataFrame:
+    """Return the trends of all repositories whose history was read within `TREND_DAYS` of the newest one.
+
+    Returns
+    -------
+    polars.DataFrame
+        Of schema `STAR_TRENDS`, by repository id.
+    """
+    read = [(state, state.read_until) for state in states if state.read_until is not None]
+    newest = max((until for _, until in read), default=None)
+    rows = [
+        (state.repo_id, trend.recent, trend.usual)
+        for state, until in sorted(read, key=lambda pair: pair[0].repo_id)
+        if newest is not None and newest - until <= TREND_DAYS and (trend := state.trend) is not None
+    ]
+    return pl.DataFrame(rows, schema=STAR_TRENDS.dtypes, orient="row")
 
 
 def _stored(tables: PartitionTables, before: HistoryState | None) -> KnownHistory | None:

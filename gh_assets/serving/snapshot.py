@@ -8,6 +8,7 @@ import datetime as dt
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from gh_assets.serving.embeddings import read_embeddings
 from gh_assets.serving.leaderboard import Standing, read_standings
 from gh_assets.serving.ranking import Ranker, Recommendation, Similar
 from gh_assets.serving.requests import DEFAULT_REQUEST, MAX_PAGED_RECOMMENDATIONS, RecommendationRequest
+from gh_assets.serving.rising import RisingRepository, read_rising
 from gh_assets.settings import Settings
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.mongo import Collections, MongoDatabase
@@ -50,7 +52,7 @@ MAX_NAMES = 8
 SNAPSHOT_ASSETS = (("repos", "parquet"), ("user_item_matrix", "npz"))
 """Assets that a snapshot contains beside the model."""
 
-OPTIONAL_ASSETS = (("repo_embeddings", "parquet"), ("leaderboard", "parquet"))
+OPTIONAL_ASSETS = (("repo_embeddings", "parquet"), ("leaderboard", "parquet"), ("star_trends", "parquet"))
 """Assets that it contains if they are there."""
 
 log = logging.getLogger(__name__)
@@ -236,6 +238,8 @@ class ServingSnapshot:
         When the matrix was written (UTC).
     standings : sequence of Standing
         The leaderboard; empty if there is none.
+    rising : sequence of RisingRepository
+        Repositories with more stars than usual; empty if there are no star histories.
     """
 
     def __init__(
@@ -247,12 +251,14 @@ class ServingSnapshot:
         generations: Sequence[int] = (),
         data_time: dt.datetime | None = None,
         standings: Sequence[Standing] = (),
+        rising: Sequence[RisingRepository] = (),
     ) -> None:
         self.served = served
         self.catalogue = catalogue
         self.users = users
         self.data_time = data_time
         self.standings = standings
+        self._rising = rising
         self.loaded_at = dt.datetime.now(dt.UTC)
         self.ranker = Ranker(served.trained, catalogue)
         self._ids = {
@@ -261,6 +267,12 @@ class ServingSnapshot:
             **_by_lower_name(catalogue.full_names, catalogue.repo_ids),
         }
         self.version = SnapshotVersion(model_identity(served.registered), tuple(generations))
+
+    def rising(self, n: int) -> list[tuple[RisingRepository, Description]]:
+        """Return at most `n` rising repositories of the catalogue that are not archived, with their descriptions."""
+        described = self.catalogue.describe_all([one.repo_id for one in self._rising])
+        known = ((one, about) for one, about in zip(self._rising, described, strict=True) if about is not None)
+        return list(islice(((one, about) for one, about in known if not about.archived), n))
 
     @property
     def model(self) -> RegisteredModel:
@@ -459,7 +471,9 @@ def load_snapshot(
     else:
         catalogue = Catalogue(store.read_table("repos"), read_embeddings(store))
         users = UserIndex(store.read_matrix("user_item_matrix"))
-    return ServingSnapshot(model, catalogue, users, names, generations, data_time, read_standings(store))
+    return ServingSnapshot(
+        model, catalogue, users, names, generations, data_time, read_standings(store), read_rising(store)
+    )
 
 
 def load_current_snapshot(settings: Settings) -> ServingSnapshot:

@@ -93,6 +93,12 @@ class RepositoryOut(BaseModel):
     pushed_at: str | None = Field(description="ISO 8601, UTC")
 
 
+class RisingOut(RepositoryOut):
+    stars_last_30_days: int = Field(description="Stars of the last 30 whole days, by GitHub's own count")
+    usual_30_days: float = Field(description="Median of the stars of the months before")
+    ratio: float = Field(description="How many times as many as usual; both numbers are damped by 5 stars")
+
+
 class RecommendationOut(RepositoryOut):
     rank: int = Field(description="1 is the best; continues over pages")
     score: float = Field(description="Higher is better; comparable within one list only")
@@ -157,6 +163,12 @@ class SearchIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     q: str = Field(min_length=1, max_length=100, description="Part of the name.", examples=["vue"])
+    n: int = Field(default=10, ge=1, le=MAX_MATCHES, description="Maximum number of repositories.")
+
+
+class RisingIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
     n: int = Field(default=10, ge=1, le=MAX_MATCHES, description="Maximum number of repositories.")
 
 
@@ -271,6 +283,30 @@ async def complete(request: Request) -> Response:
         [
             {"repo_id": repo_id, "full_name": one.full_name, "url": state.url(one.full_name)} | described_json(one)
             for repo_id, one in matches
+        ]
+    )
+
+
+@router.get(
+    "/rising",
+    response_model=list[RisingOut],
+    summary="Repositories that get more stars than usual",
+    tags=["repositories"],
+    openapi_extra=openapi_query(RisingIn),
+)
+async def rising(request: Request) -> Response:
+    """Those with at least 10 stars in the last 30 days, and 1.5 times as many as in a usual month, largest ratio first.
+
+    Empty without star histories (the asset `star_history`), which GitHub Enterprise does not have.
+    """
+    parameters = read_query(RisingIn, request.query_params.multi_items())
+    state = app_state(request)
+    return as_json(
+        [
+            {"repo_id": one.repo_id, "full_name": about.full_name, "url": state.url(about.full_name)}
+            | described_json(about)
+            | {"stars_last_30_days": one.trend.recent, "usual_30_days": one.trend.usual, "ratio": one.trend.ratio}
+            for one, about in state.snapshot().rising(parameters.n)
         ]
     )
 

@@ -148,7 +148,8 @@ async def home(request: Request) -> Response:
     # Only synthetic users are shown as examples: real ones did not consent to it.
     users = snapshot.users.examples(3) if snapshot is not None and state.settings.uses_standin else []
     popular = [] if snapshot is None else [snapshot.full_name(repo_id) for repo_id in most_starred(snapshot, 4)]
-    return render(request, "home.html", users=users, popular=popular)
+    rising = [] if snapshot is None else [described.full_name for _, described in snapshot.rising(4)]
+    return render(request, "home.html", users=users, popular=popular, rising=rising)
 
 
 def most_starred(snapshot: ServingSnapshot, n: int) -> tuple[int, ...]:

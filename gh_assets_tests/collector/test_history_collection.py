@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from gh_assets.collector.history_collection import DUE_AFTER, HistoryReport, due_histories, read_histories
+from gh_assets.collector.history_collection import DUE_AFTER, HistoryReport, due_histories, read_histories, trends_of
 from gh_assets.collector.history_reader import NO_HISTORIES
 from gh_assets.collector.history_state import HistoryStates
 from gh_assets.collector.star_sources.base import RepositoryRef
@@ -146,6 +146,7 @@ def test_enterprise_is_one_sentence_and_no_failure(histories: Histories, github_
     assert report.summary_lines() == [NO_HISTORIES]
     assert standin.requests < 40
     assert histories.store.partitions("star_history") == set()
+    assert histories.store.describe("star_trends", "parquet") is None
 
 
 def test_the_cap_on_requests_stops_a_run_and_the_next_one_continues(histories: Histories, github_of: GitHubOf) -> None:
@@ -249,3 +250,17 @@ def test_a_state_of_another_kind_is_left_out(histories: Histories) -> None:
     assert HistoryStates(histories.database).load() == {}
     histories.read(world_with(1), only=[ref(1, "a/r0", 1)])
     assert HistoryStates(histories.database).load().keys() == {1}
+
+
+def test_trends_are_those_of_histories_that_were_read_lately(histories: Histories) -> None:
+    world = world_with(40, 400)
+    histories.read(world)
+    trends = histories.store.read_table("star_trends")
+    assert trends["repo_id"].to_list() == [1, 2]
+    assert trends["recent"].to_list() == [pytest.approx(3, abs=1), pytest.approx(30, abs=1)]
+    assert trends["usual"].to_list() == [pytest.approx(3, abs=1), pytest.approx(30, abs=1)]
+    states = list(HistoryStates(histories.database).load().values())
+    old = states[0].model_copy(update={"read_until": NOW - dt.timedelta(days=20)})
+    assert trends_of([old, states[1]])["repo_id"].to_list() == [2]
+    assert trends_of([old])["repo_id"].to_list() == [1]
+    assert trends_of([]).height == 0

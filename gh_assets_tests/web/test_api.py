@@ -376,6 +376,7 @@ def test_openapi_description_names_every_parameter_and_field(server: Running) ->
         "/api/v1/recommendations",
         "/api/v1/repositories/{owner}/{name}/similar",
         "/api/v1/repositories",
+        "/api/v1/rising",
         "/api/v1/model",
         "/api/v1/feedback",
     }
