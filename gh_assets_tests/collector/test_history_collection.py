@@ -259,7 +259,7 @@ def test_trends_are_those_of_histories_that_were_read_lately(histories: Historie
     assert trends["repo_id"].to_list() == [1, 2]
     assert trends["recent"].to_list() == [pytest.approx(3, abs=1), pytest.approx(30, abs=1)]
     assert trends["usual"].to_list() == [pytest.approx(3, abs=1), pytest.approx(30, abs=1)]
-    states = list(HistoryStates(histories.database).load().values())
+    states = [state for _, state in sorted(HistoryStates(histories.database).load().items())]
     old = states[0].model_copy(update={"read_until": NOW - dt.timedelta(days=20)})
     assert trends_of([old, states[1]])["repo_id"].to_list() == [2]
     assert trends_of([old])["repo_id"].to_list() == [1]
