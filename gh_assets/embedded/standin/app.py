@@ -24,6 +24,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gh_assets.embedded.standin.clock import VirtualClock
+from gh_assets.embedded.standin.events import MAX_EVENTS, POLL_SECONDS, EventFeeds
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.graphql import GraphQL, QueryTimeoutError, node_id
 from gh_assets.embedded.standin.limits import GRAPHQL, REST, Limits, Quota
@@ -123,6 +124,7 @@ class Standin:
         )
         self.quota = Quota(self.limits)
         self.graph = GraphQL(self.world, lambda repository: self.restricted or repository.restricted, self.heavy_users)
+        self.feeds = EventFeeds(self.world)
         self._users: dict[tuple[str, int], bytes] = {}
 
     def used(self, token: str, resource: str = REST) -> int:
@@ -146,6 +148,7 @@ class Standin:
             (repository, "/stargazers", self.stargazers),
             (repository, "/stargazers/history", self.star_history),
             (repository, "/forks", self.forks),
+            (repository, "/events", self.events),
         ]
         routes = [Route("/rate_limit", self._endpoint(self.rate_limit, counted=False))]
         routes += [
@@ -181,7 +184,8 @@ class Standin:
         tag = response.headers.get("etag")
         if tag is not None and tag in request.headers.get("if-none-match", ""):
             self.served["304"] += 1
-            response = Response(status_code=304, headers={"etag": tag})
+            kept = {name: value for name, value in response.headers.items() if name in ("etag", "x-poll-interval")}
+            response = Response(status_code=304, headers=kept)
         status = "" if response.status_code == 200 else f" {response.status_code}"
         self.served[handler.__name__ + status] += 1
         return response
@@ -439,6 +443,17 @@ class Standin:
             entries.append(self._repository_json(fork, base) | {"fork": True, "owner": owner})
         links = page.links(f"{base}/repositories/{repository.repo_id}/forks", len(users))
         return _json(entries, links, tagged=True)
+
+    def events(self, request: Request) -> Response:
+        """Return a page of a repository's feed, which is open while its list of stargazers is closed."""
+        repository = self._find_repository(request)
+        page, base = _Page.of(request), _base(request)
+        if page.entries.start >= MAX_EVENTS:
+            return _error(422, "In order to keep the API fast for everyone, pagination is limited for this resource.")
+        rows = self.feeds.visible(repository, self.clock.now())
+        links = page.links(f"{base}/repositories/{repository.repo_id}/events", len(rows))
+        entries = self.feeds.entries(repository, rows[page.entries], base)
+        return _json(entries, links | {"x-poll-interval": str(POLL_SECONDS)}, tagged=True)
 
     def unknown_path(self, _request: Request) -> Response:
         return _error(404, "Not Found")

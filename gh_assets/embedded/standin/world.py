@@ -28,8 +28,8 @@ class Repository:
     """A repository.
 
     ``stargazers`` are indices of users, oldest star first, and ``starred_at`` the times of their stars in seconds since
-    1970 (`NO_TIME` if unknown). ``files`` are texts by path, without the README; ``rendered`` is the HTML, by path, of
-    files that the stand-in does not render.
+    1970 (`NO_TIME` if unknown). ``other_events_a_day`` is the rate of events that are no stars. ``files`` are texts by
+    path, without the README; ``rendered`` is the HTML, by path, of files that the stand-in does not render.
     """
 
     repo_id: int
@@ -43,6 +43,7 @@ class Repository:
     fork_of: int | None = None
     blocked: bool = False
     restricted: bool = False
+    other_events_a_day: float = 1.0
     former_names: Sequence[str] = ()
     readme: str | None = None
     readme_name: str = "README.md"
