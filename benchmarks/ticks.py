@@ -45,8 +45,12 @@ def fill(instance: DagsterInstance, count: int) -> None:
             "outcome": ["ok"] * count,
             "asked_at": collected_at,
             "collected_at": collected_at,
-            "closed_at": [None] * count,
+            "closed_at": [now if number % 2 else None for number in range(count)],
             "proven": [True] * count,
+            "looked_at": [now - dt.timedelta(hours=8)] * count,
+            "next_look_at": [now + dt.timedelta(hours=hours) for hours in rng.uniform(-1, 9, count)],
+            "events_a_day": rng.lognormal(2, 2, count),
+            "stars_a_day": rng.lognormal(1, 2, count),
         },
         schema_overrides=COLLECTION_PLAN.dtypes,
     ).select(list(COLLECTION_PLAN.dtypes))

@@ -133,6 +133,12 @@ COLLECTION_PLAN = TableSchema(
             nullable=True,
             added=True,
         ),
+        "looked_at": Column(UTC_TIME, "When its event feed was last read (UTC)", nullable=True, added=True),
+        "next_look_at": Column(
+            UTC_TIME, "When the next look at its event feed is due (UTC)", nullable=True, added=True
+        ),
+        "events_a_day": Column(pl.Float64(), "Events of all kinds a day in its feed", nullable=True, added=True),
+        "stars_a_day": Column(pl.Float64(), "Stars a day in its feed", nullable=True, added=True),
     },
 )
 

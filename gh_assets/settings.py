@@ -20,7 +20,7 @@ GITHUB_COM_API = "https://api.github.com"
 MAX_PAGES = 10_000
 """Pages of one repository: a million stars, more than any repository has."""
 
-StarSourceName = Literal["auto", "stargazers", "graphql", "starred", "gharchive", "file"]
+StarSourceName = Literal["auto", "stargazers", "graphql", "starred", "events", "gharchive", "file"]
 
 DEFAULT_AWESOME_LISTS = ("sindresorhus/awesome", "vinta/awesome-python", "avelino/awesome-go")
 """Lists that are read from the real GitHub if none is configured."""
@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     """Maximum number of pages of 100 stars per repository or user (1 to 10,000)."""
 
     source: StarSourceName = "auto"
-    """Source of stars: `auto`, `stargazers`, `graphql`, `starred`, `gharchive` or `file`."""
+    """Source of stars: `auto`, `stargazers`, `graphql`, `starred`, `events`, `gharchive` or `file`."""
 
     max_users: int = Field(5000, ge=1)
     """Maximum number of users whose starred lists are read where repositories' own lists are closed."""

@@ -39,8 +39,8 @@ class StargazersConfig(AssetConfig):
     source: Literal["setting", StarSourceName] = "setting"
     """Where stars come from. 'auto': the repository's own list, and users' lists where many own lists are closed;
     'stargazers': GitHub's list by REST (oldest first); 'graphql': the same by GraphQL (newest first, many in a query);
-    'starred': users' lists; 'gharchive': the asset star_events; 'file': a file; 'setting': the value of
-    GH_ASSETS_SOURCE."""
+    'starred': users' lists; 'events': repositories' event feeds; 'gharchive': the asset star_events; 'file': a file;
+    'setting': the value of GH_ASSETS_SOURCE."""
 
     stars_file: str | None = None
     """File of stars, for the source 'file'."""
@@ -74,6 +74,7 @@ class StargazersConfig(AssetConfig):
             full=self.full,
             workers=settings.workers,
             force=force,
+            quota_reserve=settings.quota_reserve,
         )
 
 

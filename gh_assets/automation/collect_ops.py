@@ -17,11 +17,15 @@ from gh_assets.assets.definition import GITHUB_POOL, REPO_PARTITIONS
 from gh_assets.assets.retries import retry_transient
 from gh_assets.assets.stargazers import CollectionServices, StargazersConfig, collect_partitions, stargazers
 from gh_assets.collector import plan as planning
-from gh_assets.collector.plan import PLAN, make_plan
+from gh_assets.collector.plan import PLAN, DueReason, make_plan
+from gh_assets.errors import InputError
 from gh_assets.instance.internals import report_materializations
 from gh_assets.io_managers import JSON_IO, run_folder
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource, PolicyResource
 from gh_assets.storage.mongo import MongoDatabase
+
+MAX_LOOKS = 2000
+"""Maximum number of event feeds of one run, so that it ends before others are due."""
 
 MIN_SHARE_SIZE = 25
 """Minimum number of repositories for which a step of their own is started."""
@@ -33,7 +37,8 @@ class CollectDueConfig(StargazersConfig):
     which: list[str] = Field([reason.value for reason in planning.ALL_REASONS])
     """Reasons to collect a repository. new: it was never collected; failed: it could not be read; restricted: its list
     was closed; moved: GitHub counts other stars than are stored; incomplete: the stored list was not proven complete;
-    old: it was not read for GH_ASSETS_REFRESH_AFTER."""
+    old: it was not read for GH_ASSETS_REFRESH_AFTER. feed, which has to be alone: stars may be washed out of the event
+    feed of a repository whose list is closed; its source is 'events'."""
 
     repositories: list[str] = Field([])
     """Partitions to collect, due or not. Empty: those that are due."""
@@ -87,6 +92,13 @@ def _choose(
     if config.repositories:
         return planning.named(plan, config.repositories, now, refresh.max_pages)
     reasons = planning.parse_reasons(config.which)
+    if DueReason.FEED in reasons:
+        if len(reasons) > 1 or config.source != "events":
+            raise InputError("The reason 'feed' has to be alone, and needs the source 'events'.")
+        looks = planning.feeds_due(plan, now).head(MAX_LOOKS)
+        return (
+            planning.affordable_prefix(looks, policy.quota(database, now, "events").pages) if config.patient else looks
+        )
     if not config.patient:
         return planning.due(plan, now, refresh.without_waiting(), reasons)
     return planning.affordable_prefix(planning.due(plan, now, refresh, reasons), policy.quota(database, now).pages)
@@ -110,6 +122,8 @@ def collect_share(
     outcome = collect_partitions(context, partitions, repos, options, services, config.max_requests)
     states = outcome.result.report.states.values()
     collected = {state.partition for state in states if state.asked_at is not None and state.asked_at >= started}
+    if options.source == "events":
+        collected &= outcome.result.report.changed  # most looks find nothing, some times a day
     metadata = {key: outcome.by_partition[key] for key in partitions if key in collected}
     report_materializations(context, stargazers.key, metadata)
     context.add_output_metadata(outcome.metadata)

@@ -9,9 +9,9 @@ from functools import partial
 import dagster as dg
 
 from gh_assets.assets import repos
-from gh_assets.automation.collect_ops import choose_due
+from gh_assets.automation.collect_ops import MAX_LOOKS, choose_due
 from gh_assets.automation.history_ops import read_due_histories
-from gh_assets.automation.jobs import collect_due_job, histories_job, repos_job
+from gh_assets.automation.jobs import collect_due_job, feeds_job, histories_job, repos_job
 from gh_assets.automation.run_requests import NO_PLAN, STATE, RunReason, job_sensor
 from gh_assets.collector import plan as planning
 from gh_assets.collector.history_collection import DUE_AFTER
@@ -151,4 +151,29 @@ def stale_histories(
     return RunReason(f"histories {due} {newest}", f"{due:,} star histories are due.", config)
 
 
-COLLECTION_SENSORS = [lists_changed, new_repositories, stale_stars, stale_histories]
+@_sensor(job=feeds_job, every=dt.timedelta(minutes=1))
+def event_feeds(gcs: GcsResource, mongo: MongoResource, policy: PolicyResource) -> RunReason | dg.SkipReason:
+    """Request a run for event feeds that are due, of repositories whose lists are closed.
+
+    When stars may soon be washed out of feeds, which hold 300 events: looks at those first that save most stars a
+    request, some thousands in a run, and leaves a share of the REST quota to people (GH_ASSETS_QUOTA_RESERVE). A feed
+    without news costs nothing. Off until you turn it on: it spends the tokens' quota.
+    """
+    plan = read_plan(gcs.asset_store())
+    if plan is None:
+        return dg.SkipReason(NO_PLAN)
+    now = dt.datetime.now(dt.UTC)
+    due = planning.feeds_due(plan.table, now)
+    if not due.height:
+        return dg.SkipReason("No event feed is due.")
+    with mongo.database() as database:
+        quota = policy.quota(database, now, "events")
+    affordable = planning.affordable_prefix(due.head(MAX_LOOKS), quota.pages)
+    if not affordable.height:
+        return dg.SkipReason(f"Due: {due.height:,} event feeds. The quota does not allow it: {quota.summary()}.")
+    config = {"which": [DueReason.FEED.value], "patient": True, "source": "events"}
+    text = f"{affordable.height:,} of {due.height:,} event feeds that are due."
+    return RunReason(f"feeds {plan.generation}", text, {"ops": {choose_due.name: {"config": config}}})
+
+
+COLLECTION_SENSORS = [lists_changed, new_repositories, stale_stars, stale_histories, event_feeds]

@@ -72,6 +72,16 @@ history_checks_job = dg.define_asset_job(
     description="Compare the star histories with GitHub's counts, and the collected stars with them. Spends no quota.",
 )
 
+
+@dg.job(name="look_at_event_feeds")
+def feeds_job() -> None:
+    """Add the stars in event feeds of repositories whose lists are closed, before they are washed out.
+
+    Needs the configuration that the sensor `event_feeds` gives it: the reason 'feed' and the source 'events'.
+    """
+    write_plan(choose_due().map(collect_share).collect())
+
+
 rebuild_job = dg.define_asset_job(
     "rebuild_from_stars",
     selection=dg.AssetSelection.assets(*CHAIN_ASSETS)
@@ -96,6 +106,7 @@ ALL_JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     collect_due_job,
     histories_job,
     history_checks_job,
+    feeds_job,
     rebuild_job,
     judge_job,
     recommend_job,

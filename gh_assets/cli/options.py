@@ -22,8 +22,8 @@ class ChainOptions(BaseModel):
 
     source: StarSourceName | None = None
     """Where stars are read from: GitHub's stargazer lists over REST (stargazers) or GraphQL (graphql), users' own
-    starred lists (starred), hours of GH Archive (gharchive), the file given by --stars (file), or whichever of them is
-    available (auto, the default)."""
+    starred lists (starred), repositories' event feeds (events), hours of GH Archive (gharchive), the file given by
+    --stars (file), or whichever of them is available (auto, the default)."""
 
     stars: Path | None = None
     """Parquet, CSV or TSV file with the columns repo and login. The GitHub stand-in serves it as its world; --source

@@ -21,6 +21,8 @@ from gh_assets.collector.star_sources.base import (
     RepositoryRef,
     StarSource,
 )
+from gh_assets.collector.star_sources.events import MAX_PAGES as FEED_PAGES
+from gh_assets.collector.star_sources.events import EventFeeds
 from gh_assets.collector.star_sources.file import StarsFile, UserLookup
 from gh_assets.collector.star_sources.frontier import Yields
 from gh_assets.collector.star_sources.gharchive import ArchivedStars, read_star_events
@@ -53,9 +55,9 @@ class CollectionResult:
         Made before it began.
     users : StarredReport or None
         If users' lists were read.
-    closed, closed_completed : int
-        If the source was ``auto``: repositories whose own lists are closed, and those of them that were completed from
-        users' lists.
+    closed, closed_completed, closed_looked : int
+        If the source was ``auto``: repositories whose own lists are closed, those of them that were completed from
+        users' lists, and those whose event feeds were looked at.
     requests, points : int
         REST requests and GraphQL points, including those for users and forks.
     quota_left : dict
@@ -71,6 +73,7 @@ class CollectionResult:
     users: StarredReport | None = None
     closed: int = 0
     closed_completed: int = 0
+    closed_looked: int = 0
     requests: int = 0
     points: int = 0
     quota_left: dict[str, int] = field(default_factory=dict)
@@ -85,6 +88,8 @@ class CollectionResult:
             completed = "they are too few to read users' lists for them."
             if self.closed_completed:
                 completed = f"{self.closed_completed:,} of them were completed from users' own lists."
+            if self.closed_looked:
+                completed += f" The event feeds of {self.closed_looked:,} were looked at."
             lines.append(
                 f"{self.closed:,} of {report.total:,} repositories do not let their stargazers be listed; {completed}"
             )
@@ -100,6 +105,9 @@ class CollectionResult:
             "The forks of {:,} repositories could not be read: the next run tries again.": self.forks_unread,
             "{:,} lists may be incomplete: what was read is kept, none of their stars counts as taken back, and the "
             "next run reads them again.": report.unproven,
+            "The event feeds of {:,} repositories were full: stars may have been washed out since the last look.": (
+                report.gaps
+            ),
             "{:,} stars were taken back; they are kept as history.": report.unstarred,
         }
         lines += [text.format(count) for text, count in counted.items() if count]
@@ -163,17 +171,28 @@ class StarSourceFactory:
             return self._own_lists_by_rest(self.client)
         if name == "starred":
             return self._users_lists(self.client)
+        if name == "events":
+            return self._feeds(self.client)
         size = self.query_sizes.of("stargazers")
         by_rest = self._own_lists_by_rest(self.client)
         own_lists = GraphQLStargazers(self.client, self.options.max_pages, size, by_rest)
         if name == "graphql":
             return own_lists
-        states = CollectionState(self.database).load().values()
-        closed = {
-            s.repo_id: s.closed_at for s in states if s.closed_at is not None and s.repo_id not in self.options.force
-        }
+        feeds = self._feeds(self.client)
+        closed = {repo_id: at for repo_id, at in feeds.closed.items() if repo_id not in self.options.force}
         others = partial(self._users_lists, self.client)
-        return AutoSource(own_lists, others, closed=closed, total=len(repositories))
+        may_look = partial(self._may_look, self.client)
+        return AutoSource(own_lists, others, closed, len(repositories), feeds=feeds, may_look=may_look)
+
+    def _feeds(self, client: GitHubClient) -> EventFeeds:
+        states = CollectionState(self.database).load().values()
+        feeds = {state.repo_id: state.feed for state in states if state.feed is not None}
+        return EventFeeds(client, feeds, {s.repo_id: s.closed_at for s in states if s.closed_at is not None})
+
+    def _may_look(self, client: GitHubClient) -> bool:
+        """Whether the REST quota beyond the reserve allows a look at a feed."""
+        left, limit = client.pool.remaining(Resource.REST), client.pool.limit(Resource.REST)
+        return left is None or limit is None or left - FEED_PAGES >= self.options.quota_reserve * limit
 
     def _file(self) -> StarsFile:
         path = self.options.stars_file
@@ -262,6 +281,7 @@ def collect(
         result.quota_left = {name: points for name, points in left.items() if points is not None}
     if isinstance(source, AutoSource):
         result.closed, result.closed_completed = source.closed_lists, source.completed
+        result.closed_looked = source.looked
     if isinstance(source, StarsFile):
         result.notes += source.summary_lines()
     if factory.seeds is not None:

@@ -53,12 +53,16 @@ class CollectionReport:
         Repositories whose own list may not be read.
     unproven : int
         Repositories whose stored stars may be incomplete: the next run collects them again.
+    gaps : int
+        Repositories of whose event feeds stars may have been washed out since the last look.
     stopped : str or None
         Why the run ended early.
     outcomes : Counter
         Repositories by outcome, without those that were not reached.
     states : dict
         By partition.
+    changed : set of str
+        Partitions whose stars changed.
     """
 
     total: int = 0
@@ -70,10 +74,12 @@ class CollectionReport:
     unstarred: int = 0
     closed: int = 0
     unproven: int = 0
+    gaps: int = 0
     pending: int = 0
     stopped: str | None = None
     outcomes: Counter[str] = field(default_factory=Counter)
     states: dict[str, RepositoryState] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
 
     def add(self, state: RepositoryState) -> None:
         """Count a repository."""
@@ -88,6 +94,9 @@ class CollectionReport:
         self.asked += 1
         self.pages += collected.requests
         self.pages_not_modified += collected.not_modified
+        self.gaps += collected.gap is not None
+        if collected.table is not None and not collected.unchanged:
+            self.changed.add(state.partition)
         self.unstarred += collected.unstarred.height if collected.unstarred is not None else 0
         self.add(state)
 
@@ -266,7 +275,13 @@ class StarPipeline:
             commits.open(checkpoint)
             is_intact = repository.partition in selection.intact
             before = selection.known.get(repository.repo_id) if is_intact else None
-            yield CollectionTask(repository, partial(_previous, self.store, before), checkpoint, self.options.full)
+            yield CollectionTask(
+                repository,
+                partial(_previous, self.store, before),
+                checkpoint,
+                self.options.full,
+                partial(_stored, self.store, repository.partition),
+            )
 
     def _store_table(
         self, collected: StarCollection, before: RepositoryState | None, unstarred: AbstractCollection[int]
@@ -388,6 +403,14 @@ def _previous(store: PartitionTables, before: RepositoryState | None) -> Previou
     except StoredDataError:
         return None
     return before.previous_stars(table) if checksum == before.checksum else None
+
+
+def _stored(store: PartitionTables, partition: str) -> PreviousStars | None:
+    """Return the stored stars, of which nothing else is known."""
+    try:
+        return PreviousStars(store.read(partition)[0], [])
+    except StoredDataError:
+        return None
 
 
 def _state_without_request(repository: RepositoryRef, before: RepositoryState | None) -> RepositoryState:

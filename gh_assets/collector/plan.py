@@ -14,6 +14,7 @@ from enum import StrEnum
 
 import polars as pl
 
+from gh_assets.collector.feeds import FEED_AGE, FEED_EVENTS, FIRST_STARS, expected_requests, stars_saved
 from gh_assets.collector.history_state import HistoryState, HistoryStates
 from gh_assets.collector.quota import QuotaSample, quota_samples
 from gh_assets.collector.star_sources.auto import CLOSED_FOR
@@ -50,11 +51,14 @@ class DueReason(StrEnum):
     """What is stored is not proven: a part of a response failed, or an earlier version read it."""
     OLD = "old"
     """Its count is unchanged, but it was read long ago."""
+    FEED = "feed"
+    """Its list is closed, and stars may be washed out of its event feed."""
     NAMED = "named"
     """A person named it."""
 
 
-ALL_REASONS = tuple(reason for reason in DueReason if reason is not DueReason.NAMED)
+ALL_REASONS = tuple(reason for reason in DueReason if reason not in (DueReason.FEED, DueReason.NAMED))
+"""The reasons to collect all stars of a repository that can be read."""
 
 
 @dataclass(frozen=True)
@@ -164,14 +168,19 @@ def plan_table(
     ).select("repo_id", "partition", "full_name", "stargazer_count")
     ids = reachable["repo_id"].to_list()
     known = [states.get(repo_id) for repo_id in ids]
-    fields = ("stars", "outcome", "asked_at", "collected_at", "closed_at", "proven")
-    sources = {"counted_then": "stargazer_count"} | {name: name for name in fields}
+    fields = ("stars", "outcome", "collected_at", "closed_at", "proven")
+    sources = {"counted_then": "stargazer_count", "asked_at": "refreshed_at"} | {name: name for name in fields}
     added = [
         pl.Series(name, [getattr(state, source, None) for state in known], dtype=COLLECTION_PLAN.dtypes[name])
         for name, source in sources.items()
     ]
     gained = [_gained(state, (histories or {}).get(repo_id)) for repo_id, state in zip(ids, known, strict=True)]
     added.append(pl.Series("gained", gained, dtype=COLLECTION_PLAN.dtypes["gained"]))
+    feeds = [None if state is None else state.feed for state in known]
+    added += [
+        pl.Series(name, [getattr(feed, name, None) for feed in feeds], dtype=COLLECTION_PLAN.dtypes[name])
+        for name in ("looked_at", "next_look_at", "events_a_day", "stars_a_day")
+    ]
     return reachable.with_columns(added).select(list(COLLECTION_PLAN.dtypes))
 
 
@@ -229,6 +238,46 @@ def due(
     )
     wanted = plan.with_columns(reason.alias("why")).filter(pl.col("why").is_in([reason.value for reason in reasons]))
     return _ranked(wanted, now, policy.max_pages)
+
+
+def feeds_due(plan: pl.DataFrame, now: dt.datetime) -> pl.DataFrame:
+    """Return the repositories whose event feeds are to be looked at, by the stars saved per request, most first.
+
+    These are repositories whose lists are closed, and those whose stars come from their feeds alone. See
+    `gh_assets.collector.feeds` for when a look is due and what it saves.
+
+    Parameters
+    ----------
+    plan : polars.DataFrame
+        From `plan_table`.
+    now : datetime
+        With a time zone.
+
+    Returns
+    -------
+    polars.DataFrame
+        In the form of `due`; ``pages`` are the requests that a look is expected to cost, at least one.
+    """
+    is_due = pl.col("next_look_at").is_null() | (pl.col("next_look_at") <= pl.lit(now, dtype=UTC_TIME))
+    has_feed = pl.col("closed_at").is_not_null() | pl.col("next_look_at").is_not_null()
+    since = (pl.lit(now, dtype=UTC_TIME) - pl.col("looked_at")).dt.total_seconds() / 86_400
+    days = since.clip(0).fill_null(FEED_AGE.days)
+    events, stars = pl.col("events_a_day").fill_null(FEED_EVENTS / FEED_AGE.days), pl.col("stars_a_day")
+    is_new = pl.col("looked_at").is_null()
+    stars = pl.when(is_new).then(FIRST_STARS).otherwise(stars)
+    requests = expected_requests(days, events)
+    return (
+        plan.filter(has_feed & is_due)
+        .with_columns(
+            pl.lit(DueReason.FEED.value).alias("why"),
+            (stars * pl.min_horizontal(days, FEED_EVENTS / events.clip(1e-9))).alias("news"),
+            requests.ceil().cast(pl.Int64).clip(1).alias("pages"),
+            # A look that costs next to nothing is still a request.
+            (stars_saved(days, events, stars) / requests.clip(0.01)).alias("saved"),
+        )
+        .sort("saved", descending=True, maintain_order=True)
+        .select("repo_id", "partition", "full_name", "why", "news", "pages")
+    )
 
 
 def named(plan: pl.DataFrame, partitions: Sequence[str], now: dt.datetime, max_pages: int) -> pl.DataFrame:
@@ -297,7 +346,7 @@ def parse_reasons(names: Collection[str]) -> tuple[DueReason, ...]:
     InputError
         If a name is unknown.
     """
-    known = {reason.value: reason for reason in ALL_REASONS}
+    known = {reason.value: reason for reason in (*ALL_REASONS, DueReason.FEED)}
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise InputError(f"{unknown[0]!r} is no reason to collect a repository: {', '.join(known)} are.")

@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter
 from pymongo.collection import Collection
 from pymongo.database import Database
 
+from gh_assets.collector.feeds import FeedState
 from gh_assets.collector.list_state import HAS_STATE, ListState
 from gh_assets.collector.star_sources.base import (
     Checkpoint,
@@ -57,6 +58,10 @@ class RepositoryState(ListState):
         Checksum of the table that the state describes.
     closed_at : datetime or None
         When its own list was found closed, if it was at the last request.
+    feed : FeedState or None
+        What is known of its event feed; None if it was not looked at since its list was read whole.
+    collected_otherwise_at : datetime or None
+        When it was last requested in another way than by a look at its feed, if it was (UTC).
     """
 
     collection: ClassVar[Collections] = Collections.STARGAZER_STATE
@@ -71,6 +76,13 @@ class RepositoryState(ListState):
     pages: list[Page] = Field(default_factory=list)
     checksum: str | None = None
     closed_at: dt.datetime | None = None
+    feed: FeedState | None = None
+    collected_otherwise_at: dt.datetime | None = None
+
+    @property
+    def refreshed_at(self) -> dt.datetime | None:
+        """When it was last requested, not counting looks at its feed unless there was nothing else."""
+        return self.collected_otherwise_at or self.asked_at
 
     def previous_stars(self, table: pl.DataFrame) -> PreviousStars:
         """Return the stars that the state describes."""
@@ -102,6 +114,9 @@ def state_after(
         closed_at = now
     elif collected.outcome is Outcome.UNKNOWN and before is not None:
         closed_at = before.closed_at
+    is_look = source == "events"
+    otherwise = _collected_otherwise_at(before) if is_look else now
+    feed = collected.feed or (before.feed if before is not None and not collected.complete else None)
     changes: dict[str, Any] = {
         "repo_id": repository.repo_id,
         "partition": repository.partition,
@@ -110,13 +125,17 @@ def state_after(
         "reason": collected.reason,
         "asked_at": now,
         "closed_at": closed_at,
+        "feed": feed,
+        "collected_otherwise_at": otherwise,
     }
     if collected.table is None:
         return before.model_copy(update=changes) if before is not None else RepositoryState(**changes)
+    # After a look the stars that were given before are as old as they were, and due by the count of that time.
+    counted = before.stargazer_count if before is not None and is_look and otherwise is not None else None
     return RepositoryState(
         **changes,
         stars=collected.table.height,
-        stargazer_count=repository.stargazer_count,
+        stargazer_count=repository.stargazer_count if counted is None else counted,
         source=collected.source or source,
         max_pages=max_pages,
         pages=collected.pages,
@@ -124,6 +143,13 @@ def state_after(
         collected_at=now,
         **coverage_fields(collected),
     )
+
+
+def _collected_otherwise_at(before: RepositoryState | None) -> dt.datetime | None:
+    if before is None:
+        return None
+    # States of earlier versions, which looked at no feeds, have no such time.
+    return before.collected_otherwise_at or (before.asked_at if before.feed is None else None)
 
 
 class CollectionState:

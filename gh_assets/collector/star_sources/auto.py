@@ -1,11 +1,14 @@
-"""The source that chooses by itself: each repository's own list, or users' lists where own lists are closed."""
+"""The source that chooses by itself: repositories' own lists, or event feeds and users' lists where they are closed."""
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from gh_assets.collector.star_sources.base import CollectionTask, StarCollection, StarSource
+from gh_assets.collector.star_sources.base import CollectionTask, PreviousStars, StarCollection, StarSource
+from gh_assets.collector.star_sources.events import EventFeeds, FeedLook, stored_stars
+from gh_assets.errors import BudgetSpentError, RateLimitedError
 from gh_assets.github.outcomes import Outcome
+from gh_assets.local.concurrency import map_bounded
 
 CLOSED_FOR = dt.timedelta(days=7)
 """Time during which a list that was found closed is not requested again."""
@@ -18,7 +21,8 @@ WORTHWHILE_SHARE = 0.25
 class AutoSource:
     """Requests the own list of each repository, and remembers where it is closed.
 
-    If enough repositories are closed, another source completes them (users' lists, GH Archive).
+    The event feeds of closed repositories are looked at, as far as the quota goes, and if enough repositories are
+    closed, another source adds to them (users' lists).
 
     Parameters
     ----------
@@ -31,11 +35,15 @@ class AutoSource:
     total : int
         Total number of repositories.
     now : datetime, optional
+    feeds : EventFeeds, optional
+    may_look : callable
+        Returns whether the quota allows a look at a feed.
 
     Attributes
     ----------
-    closed_lists, completed : int
-        Repositories whose own lists are closed, and those of them that were completed from the other source.
+    closed_lists, completed, looked : int
+        Repositories whose own lists are closed, those of them that were completed from the other source, and those
+        whose feeds were looked at.
     """
 
     own: StarSource
@@ -43,8 +51,11 @@ class AutoSource:
     closed: dict[int, dt.datetime] = field(default_factory=dict)
     total: int = 0
     now: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+    feeds: EventFeeds | None = None
+    may_look: Callable[[], bool] = lambda: True
     closed_lists: int = 0
     completed: int = 0
+    looked: int = 0
     name = "auto"
 
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
@@ -76,24 +87,106 @@ class AutoSource:
         if pending and is_worthwhile and self.others is not None:
             yield from self._complete(self.others(), pending, refusals, workers)
             return
-        for task in pending:
-            repo_id = task.repository.repo_id
-            refusal = refusals.get(repo_id) or StarCollection(task.repository, Outcome.RESTRICTED)
-            reason = refusal.reason or "its own list was found closed lately and is not requested again yet"
-            yield replace(refusal, reason=reason, closed_at=self.closed[repo_id], source=None)
+        yield from map_bounded(lambda task: self._look_alone(task, refusals), pending, workers)
+
+    def _look(self, task: CollectionTask) -> FeedLook | None:
+        """Look at the feed of a closed repository; None if that is impossible."""
+        if self.feeds is None:
+            return None
+        if not self.may_look():
+            return self.feeds.look(task, send=False) if task.repository.repo_id in self.feeds.feeds else None
+        look = self.feeds.look(task)
+        self.looked += not look.is_skipped
+        return look
+
+    def _look_alone(self, task: CollectionTask, refusals: Mapping[int, StarCollection]) -> StarCollection:
+        """Return the result for a closed repository from its feed."""
+        repo_id = task.repository.repo_id
+        refusal = refusals.get(repo_id) or StarCollection(task.repository, Outcome.RESTRICTED)
+        reason = refusal.reason or "its own list was found closed lately and is not requested again yet"
+        look = self._look(task)
+        if self.feeds is None or look is None:
+            return replace(refusal, reason=reason, closed_at=self.closed[repo_id], source=None)
+        collected = self.feeds.collection(look, stored_stars(task))
+        return self._of_closed(replace(collected, source=self.feeds.name), refusals)
+
+    def _of_closed(self, collected: StarCollection, refusals: Mapping[int, StarCollection]) -> StarCollection:
+        """Return the result of a closed repository that another source has collected."""
+        repo_id = collected.repository.repo_id
+        return replace(
+            collected,
+            outcome=Outcome.RESTRICTED if collected.outcome is Outcome.UNKNOWN else collected.outcome,
+            reason=f"its own list is closed, and {collected.reason}" if collected.reason else None,
+            closed_at=self.closed[repo_id],
+            requests=collected.requests + (refusals[repo_id].requests if repo_id in refusals else 0),
+        )
 
     def _complete(
         self, others: StarSource, tasks: Iterable[CollectionTask], refusals: Mapping[int, StarCollection], workers: int
     ) -> Iterator[StarCollection]:
-        """Collect closed repositories from another source."""
-        for collected in others.collect(tasks, workers):
-            repo_id = collected.repository.repo_id
+        """Collect closed repositories from another source, beside their feeds."""
+        added = {task.repository.repo_id: _FeedStars(task, self.feeds) for task in tasks}
+        failure: Exception | None = None
+        try:
+            for repo_id, look in map_bounded(
+                lambda feed: (feed.repo_id, self._look(feed.task)), added.values(), workers
+            ):
+                added[repo_id].look = look
+        except (BudgetSpentError, RateLimitedError) as error:
+            failure = error  # raised when what is known was yielded
+        for collected in others.collect([feed.with_stars() for feed in added.values()], workers):
             self.completed += collected.outcome is Outcome.OK
-            yield replace(
-                collected,
-                outcome=Outcome.RESTRICTED if collected.outcome is Outcome.UNKNOWN else collected.outcome,
-                reason=f"its own list is closed, and {collected.reason}" if collected.reason else None,
-                source=collected.source or others.name,
-                closed_at=self.closed[repo_id],
-                requests=collected.requests + (refusals[repo_id].requests if repo_id in refusals else 0),
+            combined = added[collected.repository.repo_id].combined(
+                replace(collected, source=collected.source or others.name)
             )
+            yield self._of_closed(combined, refusals)
+        if failure is not None:
+            raise failure
+
+
+@dataclass
+class _FeedStars:
+    """The look at a feed, whose stars another source gets as if they had been stored."""
+
+    task: CollectionTask
+    feeds: EventFeeds | None
+    look: FeedLook | None = None
+    from_feed: StarCollection | None = None
+
+    @property
+    def repo_id(self) -> int:
+        return self.task.repository.repo_id
+
+    def with_stars(self) -> CollectionTask:
+        """Return the task with the stars of the feed beside the stored ones."""
+        return self.task if self.look is None else replace(self.task, load_previous=self._previous)
+
+    def _previous(self) -> PreviousStars | None:
+        assert self.look is not None
+        assert self.feeds is not None
+        stored = stored_stars(self.task)
+        found = self.feeds.collection(self.look, stored)
+        self.from_feed = replace(found, table=None, unchanged=found.unchanged or found.table is None)
+        return stored if found.table is None else PreviousStars(found.table, [])
+
+    def combined(self, collected: StarCollection) -> StarCollection:
+        """Return the result of the other source with what is known of the feed now."""
+        if self.look is None or self.from_feed is None:
+            return collected
+        found = self.from_feed
+        feed = found.feed
+        if feed is not None and collected.table is not None:
+            feed = feed.model_copy(update={"stars": collected.table.height})
+        # That a feed has no star does not matter where the other source has some.
+        is_of_interest = found.outcome is Outcome.OK or collected.outcome is not Outcome.OK
+        reasons = [collected.reason, found.reason if is_of_interest else None]
+        return replace(
+            collected,
+            reason="; ".join(reason for reason in reasons if reason is not None) or None,
+            unchanged=collected.unchanged and found.unchanged,
+            proven=collected.proven and (found.proven or found.outcome is not Outcome.OK),
+            requests=collected.requests + found.requests,
+            not_modified=collected.not_modified + found.not_modified,
+            feed=feed,
+            gap=found.gap,
+        )

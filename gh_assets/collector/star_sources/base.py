@@ -14,6 +14,7 @@ from typing import Protocol
 
 import polars as pl
 
+from gh_assets.collector.feeds import FeedState, Gap
 from gh_assets.github.limits import PAGE_SIZE
 from gh_assets.github.list_reading import Coverage
 from gh_assets.github.outcomes import Outcome
@@ -44,6 +45,7 @@ SOURCES: Mapping[str, SourceKind] = {
     "stargazers": SourceKind(Resource.REST, reads_own_lists=True),
     "graphql": SourceKind(Resource.GRAPHQL, reads_own_lists=True),
     "starred": SourceKind(Resource.GRAPHQL, reads_own_lists=False),
+    "events": SourceKind(Resource.REST, reads_own_lists=False),
     "gharchive": SourceKind(None, reads_own_lists=False),
     "file": SourceKind(None, reads_own_lists=False),
 }
@@ -79,6 +81,8 @@ class CollectionOptions:
     force : collection of int
         Ids of repositories to collect even if nothing seems to have changed, or their lists were found closed lately;
         only new entries are read.
+    quota_reserve : float
+        Share of the REST quota that ``auto`` leaves when it looks at event feeds (0 to 1).
     """
 
     source: str
@@ -90,6 +94,7 @@ class CollectionOptions:
     full: bool = False
     workers: int = 8
     force: Collection[int] = frozenset()
+    quota_reserve: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -235,12 +240,15 @@ class CollectionTask:
     checkpoint : Checkpoint
     full : bool
         Read the whole list again, which detects stars that were taken back.
+    load_stored : callable
+        Returns whatever stars are stored, also if their state was lost in a crash, for sources that only add to them.
     """
 
     repository: RepositoryRef
     load_previous: Callable[[], PreviousStars | None] = lambda: None
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     full: bool = False
+    load_stored: Callable[[], PreviousStars | None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -267,6 +275,10 @@ class StarCollection(Coverage):
         When the repository's own list was found closed, if the stars come from elsewhere.
     source : str or None
         Name of the source of the table, if it is not the one that collected it.
+    feed : FeedState or None
+        What is known of its event feed now, if that was looked at.
+    gap : Gap or None
+        If events were found to be washed out of the feed.
     """
 
     repository: RepositoryRef
@@ -280,6 +292,8 @@ class StarCollection(Coverage):
     unstarred: pl.DataFrame | None = None
     closed_at: dt.datetime | None = None
     source: str | None = None
+    feed: FeedState | None = None
+    gap: Gap | None = None
 
 
 class StarSource(Protocol):
