@@ -28,15 +28,15 @@ POLL_SECONDS = 60
 MAX_WAIT = dt.timedelta(days=1)
 """Longest time between two looks."""
 
-SURGE_FACTOR, SURGE_EVENTS = 4.0, 1000.0
+SURGE_FACTOR, SURGE_EVENTS = 4.0, 500.0
 """A look is due before a feed is full even if its rate grows so many times and by so many events a day: most
 repositories get their stars in surges, when a front page names them. A look that finds nothing new is free."""
 
 SURGE_CHANCE = 0.1
 """Assumed probability of a surge, by which looks are ranked."""
 
-POSTPONED = dt.timedelta(hours=1)
-"""Time by which a look is postponed that the quota does not allow now: GitHub's windows have this length."""
+MIN_STARS = 0.03
+"""Stars a day by which feeds are ranked that have shown fewer: one a month."""
 
 RETRY_AFTER = dt.timedelta(hours=1)
 """Time until a feed that could not be read is requested again."""
@@ -168,16 +168,15 @@ def expected_requests(days: pl.Expr, events_a_day: pl.Expr) -> pl.Expr:
     return pages * (1 - (-unseen).exp())
 
 
-def stars_saved(days: pl.Expr, events_a_day: pl.Expr, stars_a_day: pl.Expr) -> pl.Expr:
-    """Return the stars that a look now is expected to save, compared with one that is postponed by `POSTPONED`.
+def stars_at_risk(days: pl.Expr, events_a_day: pl.Expr, stars_a_day: pl.Expr) -> pl.Expr:
+    """Return the unseen stars of a feed, times the risk that they are washed out before it is looked at again.
 
-    Those are the unseen stars that would be washed out meanwhile: at the present rate, or in a surge.
+    A feed that is half full is safe, and one that is full is not: at its present rate, or in a surge.
     """
 
-    def washed_out(rate: pl.Expr) -> pl.Expr:
-        later = rate * (days + POSTPONED / dt.timedelta(days=1))
-        return (later - FEED_EVENTS).clip(0) - (rate * days - FEED_EVENTS).clip(0)
+    def risk(rate: pl.Expr) -> pl.Expr:
+        return (2 * rate * days / FEED_EVENTS - 1).clip(0, 1)
 
+    unseen = pl.max_horizontal(stars_a_day, MIN_STARS) * pl.min_horizontal(days, FEED_EVENTS / events_a_day.clip(1e-9))
     surge = SURGE_FACTOR * events_a_day + SURGE_EVENTS
-    events = (1 - SURGE_CHANCE) * washed_out(events_a_day) + SURGE_CHANCE * washed_out(surge)
-    return events * (stars_a_day + 0.01) / (events_a_day + 0.01)
+    return unseen * ((1 - SURGE_CHANCE) * risk(events_a_day) + SURGE_CHANCE * risk(surge))

@@ -14,7 +14,7 @@ from enum import StrEnum
 
 import polars as pl
 
-from gh_assets.collector.feeds import FEED_AGE, FEED_EVENTS, FIRST_STARS, expected_requests, stars_saved
+from gh_assets.collector.feeds import FEED_AGE, FEED_EVENTS, FIRST_STARS, expected_requests, stars_at_risk
 from gh_assets.collector.history_state import HistoryState, HistoryStates
 from gh_assets.collector.quota import QuotaSample, quota_samples
 from gh_assets.collector.star_sources.auto import CLOSED_FOR
@@ -241,10 +241,10 @@ def due(
 
 
 def feeds_due(plan: pl.DataFrame, now: dt.datetime) -> pl.DataFrame:
-    """Return the repositories whose event feeds are to be looked at, by the stars saved per request, most first.
+    """Return the repositories whose event feeds are to be looked at, by the stars at risk per request, most first.
 
     These are repositories whose lists are closed, and those whose stars come from their feeds alone. See
-    `gh_assets.collector.feeds` for when a look is due and what it saves.
+    `gh_assets.collector.feeds` for when a look is due, and which stars are at risk.
 
     Parameters
     ----------
@@ -273,9 +273,9 @@ def feeds_due(plan: pl.DataFrame, now: dt.datetime) -> pl.DataFrame:
             (stars * pl.min_horizontal(days, FEED_EVENTS / events.clip(1e-9))).alias("news"),
             requests.ceil().cast(pl.Int64).clip(1).alias("pages"),
             # A look that costs next to nothing is still a request.
-            (stars_saved(days, events, stars) / requests.clip(0.01)).alias("saved"),
+            (stars_at_risk(days, events, stars) / requests.clip(0.01)).alias("at_risk"),
         )
-        .sort("saved", descending=True, maintain_order=True)
+        .sort("at_risk", descending=True, maintain_order=True)
         .select("repo_id", "partition", "full_name", "why", "news", "pages")
     )
 

@@ -15,6 +15,7 @@ from gh_assets.collector.plan import (
     RefreshPolicy,
     affordable_prefix,
     due,
+    feeds_due,
     named,
     parse_reasons,
     plan_table,
@@ -172,3 +173,35 @@ def test_unknown_partitions_and_reasons_are_errors() -> None:
         named(plan, ["o/3"], NOW, 10)
     with pytest.raises(InputError, match="'sometimes' is no reason"):
         parse_reasons(["new", "sometimes"])
+
+
+FEED = {"closed_at": NOW - DAY, "looked_at": NOW - DAY, "next_look_at": NOW, "events_a_day": 10.0, "stars_a_day": 5.0}
+"""A feed that is due."""
+
+
+def test_feeds_are_due_by_their_own_time() -> None:
+    plan = plan_of({}, {"closed_at": NOW - DAY}, FEED, FEED | {"closed_at": None}, FEED | {"next_look_at": NOW + HOUR})
+    found = feeds_due(plan, NOW)
+    assert set(found["partition"]) == {"o/2", "o/3", "o/4"}
+    assert found["why"].unique().to_list() == ["feed"]
+    assert found.columns == due(plan, NOW, RefreshPolicy()).columns
+    assert dict(found.select("partition", "news").rows())["o/3"] == pytest.approx(5)
+
+
+def test_feeds_with_most_stars_at_risk_per_request_come_first() -> None:
+    plan = plan_of(
+        FEED | {"events_a_day": 1.0, "stars_a_day": 0.1},
+        FEED | {"events_a_day": 250.0, "stars_a_day": 30.0},
+        FEED | {"events_a_day": 250.0, "stars_a_day": 200.0},
+        FEED | {"looked_at": NOW - HOUR, "events_a_day": 250.0, "stars_a_day": 200.0},
+    )
+    found = feeds_due(plan, NOW)
+    assert found["partition"].to_list() == ["o/3", "o/2", "o/1", "o/4"]
+    assert found["pages"].to_list() == [3, 3, 1, 1]
+    assert affordable_prefix(found, 6)["partition"].to_list() == ["o/3", "o/2"]
+
+
+def test_a_look_at_a_feed_leaves_other_reasons_as_they_are() -> None:
+    assert DueReason.FEED not in ALL_REASONS
+    assert parse_reasons(["feed"]) == (DueReason.FEED,)
+    assert due(plan_of(FEED), NOW, RefreshPolicy()).is_empty()

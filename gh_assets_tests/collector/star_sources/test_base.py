@@ -13,12 +13,14 @@ import pytest
 from gh_assets.collector.gharchive import archive_hours, read_hour
 from gh_assets.collector.star_sources.auto import AutoSource
 from gh_assets.collector.star_sources.base import SOURCES, CollectionTask, PreviousStars, StarCollection, StarSource
+from gh_assets.collector.star_sources.events import EventFeeds
 from gh_assets.collector.star_sources.file import StarsFile
 from gh_assets.collector.star_sources.gharchive import ArchivedStars
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.collector.star_sources.starred_lists import GraphQLStarred, RestStarred
 from gh_assets.embedded.standin.app import Standin
+from gh_assets.embedded.standin.clock import VirtualClock
 from gh_assets.embedded.standin.world import World
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
@@ -68,6 +70,18 @@ class Surroundings:
         self.standin.restricted = True
         return AutoSource(self.own(), self.starred)
 
+    def events(self) -> EventFeeds:
+        """Return the event feeds soon after all stars were given."""
+        self.standin.restricted, self.standin.feeds.delay = True, (0.0, 0.0)
+        self.standin.clock = self.client.pool.clock = VirtualClock(1_500_100_000)
+        for repository in self.world.repositories:
+            repository.other_events_a_day = 0.0
+        return EventFeeds(self.client)
+
+    def auto_feeds(self) -> StarSource:
+        feeds = self.events()
+        return AutoSource(self.own(), None, feeds=feeds)
+
 
 MAKE_SOURCE: dict[str, Callable[[Surroundings], StarSource]] = {
     "stargazers": lambda around: RestStargazers(around.client, 10),
@@ -78,6 +92,8 @@ MAKE_SOURCE: dict[str, Callable[[Surroundings], StarSource]] = {
     "gharchive": Surroundings.archive,
     "auto, lists open": lambda around: AutoSource(around.own(), None),
     "auto, lists closed": Surroundings.auto_closed,
+    "events": Surroundings.events,
+    "auto, lists closed, feeds alone": Surroundings.auto_feeds,
 }
 
 
