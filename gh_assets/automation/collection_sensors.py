@@ -152,7 +152,9 @@ def stale_histories(
 
 
 @_sensor(job=feeds_job, every=dt.timedelta(minutes=1))
-def event_feeds(gcs: GcsResource, mongo: MongoResource, policy: PolicyResource) -> RunReason | dg.SkipReason:
+def event_feeds(
+    context: dg.SensorEvaluationContext, gcs: GcsResource, mongo: MongoResource, policy: PolicyResource
+) -> RunReason | dg.SkipReason:
     """Request a run for event feeds that are due, of repositories whose lists are closed.
 
     When stars may soon be washed out of feeds, which hold 300 events: looks at those first that save most stars a

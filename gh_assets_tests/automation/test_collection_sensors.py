@@ -1,13 +1,15 @@
 """Sensors that spend quota: their ticks, and the runs that they request."""
 
 import datetime as dt
+import time
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pytest
 
 from gh_assets.assets import stargazers
-from gh_assets.automation.collection_sensors import lists_changed, new_repositories, stale_stars
+from gh_assets.automation.collection_sensors import event_feeds, lists_changed, new_repositories, stale_stars
 from gh_assets.services.connections import asset_store, connect_mongo
 from gh_assets_tests.automation.conftest import STARS, AutomationHome
 from gh_assets_tests.support.worlds import LIST
@@ -134,3 +136,54 @@ def test_partitions_of_unlisted_repositories_are_removed_if_configured(
     automation.run(lists_changed)
     assert set(automation.instance.get_dynamic_partitions("repo")) == set(STARS)
     assert automation.tick(new_repositories) == "None of 8 repositories is due.", "the data are used again"
+
+
+def test_event_feeds_of_closed_lists_are_looked_at_when_they_are_due(automation: AutomationHome) -> None:
+    now = int(time.time())
+    standin = automation.standin
+    standin.feeds.delay = (0.0, 0.0)
+    for repository in standin.world.repositories:
+        repository.restricted = repository.full_name in ("o/r1", "o/r2")
+        repository.starred_at = np.arange(-len(repository.stargazers), 0) * 3600 + now
+    assert "There is no plan yet" in str(automation.tick(event_feeds))
+    automation.run(lists_changed)
+    automation.run(new_repositories)
+    assert automation.tick(event_feeds) == "No event feed is due."
+    store = asset_store(automation.settings)
+    assert store.read_table("stargazers", "o/r1").height == 11, "they are looked at where lists are closed"
+
+    grown = standin.world.by_name["o/r1"]
+    grown.stargazers, grown.starred_at = np.append(grown.stargazers, 300), np.append(grown.starred_at, now - 60)
+    database = connect_mongo(automation.settings)
+    with database.client as client:
+        states = client["gh_assets"]["stargazer_state"]
+        before = {document["_id"]: document["state"] for document in states.find()}
+        past = dt.datetime.now(dt.UTC) - dt.timedelta(hours=9)
+        earlier = {"$set": {"state.feed.looked_at": past, "state.feed.next_look_at": past}}
+        states.update_many({"state.feed": {"$ne": None}}, earlier)
+        automation.run_job("read_lists")
+        budgets = client["gh_assets"]["github_budgets"]
+        reset = (dt.datetime.now(dt.UTC) + dt.timedelta(minutes=30)).timestamp()
+        rest = {"limit": 5000, "remaining": 1000, "reset": reset}
+        assert budgets.update_many({"_id": {"$regex": "core"}}, {"$set": rest}).matched_count
+        reason = automation.tick(event_feeds)
+        assert "Due: 2 event feeds. The quota does not allow it: 1,000 of 5,000 requests left" in str(reason)
+        budgets.update_many({"_id": {"$regex": "core"}}, {"$set": {"remaining": 5000}})
+        result = automation.run(event_feeds)
+        after = {document["_id"]: document["state"] for document in states.find()}
+    assert result.dagster_run.tags["gh_assets/why"] == "2 of 2 event feeds that are due."
+    assert automation.materialized(result) == {"o/r1"}, "a look that finds nothing is no materialization"
+    assert store.read_table("stargazers", "o/r1").height == 12
+    assert automation.tick(event_feeds) == "No event feed is due."
+    for name in ("stargazer_count", "closed_at"):
+        assert {key: state[name] for key, state in after.items()} == {key: state[name] for key, state in before.items()}
+    assert after[2]["collected_otherwise_at"] == before[2]["collected_otherwise_at"]
+    assert after[2]["asked_at"] > before[2]["asked_at"]
+
+
+def test_feeds_are_no_reason_beside_others(automation: AutomationHome) -> None:
+    automation.run(lists_changed)
+    for config in ({"which": ["feed"]}, {"which": ["feed", "new"], "source": "events"}):
+        failed = automation.run_job("look_at_event_feeds", success=False, choose_due=config)
+        data = failed.failure_data_for_node("choose_due")
+        assert "The reason 'feed' has to be alone" in str(data and data.error)

@@ -5,15 +5,18 @@ import json
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import pytest
 from starlette.responses import Response
 
 from gh_assets.collector.pipeline import CollectionReport
 from gh_assets.collector.star_sources.auto import CLOSED_FOR, AutoSource
 from gh_assets.collector.star_sources.base import CollectionTask
+from gh_assets.collector.star_sources.events import EventFeeds
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.collector.star_sources.starred_state import SeedUser, StarredState
+from gh_assets.embedded.standin.clock import VirtualClock
 from gh_assets.embedded.standin.world import World
 from gh_assets.github.outcomes import Outcome
 from gh_assets_tests.conftest import GitHubOf
@@ -120,3 +123,71 @@ def test_lists_are_read_by_rest_whatever_status_graphql_has(status: int) -> None
         (collected,) = source.collect([CollectionTask(ref(stars=4))], 1)
     assert (collected.complete, collected.source) == (True, "stargazers")
     assert table_of(collected)["user_id"].to_list() == [100, 101, 102, 103]
+
+
+@pytest.fixture
+def run_with_feeds(lists: Lists, collecting: Collecting) -> RunAuto:
+    """Collect a world at a time soon after its stars, with event feeds beside users' lists."""
+
+    def run(world: World, *, seeds: list[SeedUser] | None = None, may_look: bool = True) -> CollectionReport:
+        client = collecting.client_of(world)
+        standin, clock = collecting.standin, VirtualClock(1_500_100_000)
+        standin.clock = client.pool.clock = clock
+        standin.feeds.delay = (0.0, 0.0)
+        states = collecting.state.load().values()
+        closed = {state.repo_id: state.closed_at for state in states if state.closed_at is not None}
+        feeds = EventFeeds(client, {state.repo_id: state.feed for state in states if state.feed is not None}, closed)
+        others = partial(lists.source, client, world if seeds is None else seeds)
+        own = GraphQLStargazers(client, 10, by_rest=RestStargazers(client, 10))
+        source = AutoSource(own, others, closed, len(refs(world)), feeds=feeds, may_look=lambda: may_look)
+        return collecting.run(refs(world), source)
+
+    return run
+
+
+def test_feeds_are_looked_at_for_a_few_closed_repositories(run_with_feeds: RunAuto, collecting: Collecting) -> None:
+    world = close(world_of({f"a/{n}": [0, 1] for n in range(20)}), {"a/3"})
+    report = run_with_feeds(world)
+    assert report.outcomes == {"ok": 20}
+    state = report.states["a/3"]
+    assert (state.source, state.complete, collecting.users("a/3")) == ("events", False, [5000, 5001])
+    assert state.closed_at is not None
+    assert state.feed is not None
+    assert {key for key, other in report.states.items() if other.feed is not None} == {"a/3"}
+    requests = collecting.standin.served["events"]
+    assert run_with_feeds(world).outcomes == {"ok": 20}, "its feed was looked at less than a minute ago"
+    assert collecting.standin.served["events"] == requests
+
+
+def test_feeds_add_to_users_lists(run_with_feeds: RunAuto, collecting: Collecting) -> None:
+    """Users who are not known are found in the feed, and users whose stars the feed has lost in their lists."""
+    world = close(world_of({"a/b": [0, 1, 2], "c/d": [3]}), {"a/b", "c/d"})
+    world.repositories[0].starred_at = np.array([1_400_000_000, 1_500_000_000, 1_500_000_060])
+    report = run_with_feeds(world, seeds=[SeedUser("user-0", 5000)])
+    assert collecting.users("a/b") == [5000, 5001, 5002]
+    assert collecting.tables.read("a/b")[0]["source"].to_list() == ["starred", "events", "events"]
+    assert collecting.users("c/d") == [5003]
+    assert report.outcomes == {"ok": 2}
+    for state in report.states.values():
+        assert state.feed is not None
+        assert (state.feed.stars, state.complete) == (state.stars, False)
+    again = run_with_feeds(world, seeds=[SeedUser("user-0", 5000)])
+    assert (again.outcomes, again.changed) == ({"ok": 2}, set())
+
+
+def test_without_quota_for_feeds_closed_repositories_are_as_without_them(
+    run_with_feeds: RunAuto, collecting: Collecting
+) -> None:
+    world = close(world_of({f"a/{n}": [0, 1] for n in range(20)}), {"a/3"})
+    report = run_with_feeds(world, may_look=False)
+    assert report.outcomes == {"ok": 19, "restricted": 1}
+    assert collecting.standin.served["events"] == 0
+
+
+def test_a_list_that_opens_again_needs_no_feed(run_with_feeds: RunAuto, collecting: Collecting) -> None:
+    world = close(world_of({"a/b": [0, 1], "c/d": [1]}), {"a/b"})
+    assert run_with_feeds(world).states["a/b"].feed is not None
+    close(world, set())
+    collecting.state.collection.update_one({"_id": 1}, {"$set": {"state.closed_at": None, "state.proven": False}})
+    state = run_with_feeds(world).states["a/b"]
+    assert (state.source, state.complete, state.feed) == ("graphql", True, None)
