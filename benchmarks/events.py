@@ -1,22 +1,25 @@
 """Measure which share of the stars event feeds show to looks as planned, and what the looks cost, in virtual time.
 
-Run: python benchmarks/events.py [--repositories 60] [--days 30] [--budgets 0.5 0.25]
+Run: python benchmarks/events.py [--repositories 40] [--days 14] [--budgets 0.5 0.25]
 
 The stand-in serves repositories of 10 to 1,000 stars a month (log-uniform), beside 1 to 300 other events a day; half of
 them get their stars steadily, half in surges that fade within a day. Events come 30 s to 6 h late. The real source
 looks at feeds when `feeds_due` says so, every ten minutes. Prints the share of the stars that were seen, also of the
 repository with the lowest share, and requests a day and repository; then the same with a part of the requests, when the
-quota does not allow more, by rank and, for comparison, in turn.
+quota does not allow more: by rank, and for comparison the feed first that was not looked at for longest.
 """
 
 import argparse
 import datetime as dt
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
+import uvicorn
 from pydantic import SecretStr
 
 from gh_assets.collector.feeds import MAX_DELAY, FeedState
@@ -30,7 +33,6 @@ from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
 from gh_assets.github.retries import RetryPolicy
 from gh_assets.schemas import COLLECTION_PLAN
-from gh_assets_tests.support.serving import serving
 
 BEGIN, HOUR, DAY = 1_800_000_000, 3600, 86_400
 
@@ -79,12 +81,25 @@ class Looks:
 
 
 @contextmanager
+def serving(standin: Standin) -> Iterator[str]:
+    config = uvicorn.Config(standin.app(), port=0, log_level="error", access_log=False, lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.005)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join(30)
+
+
+@contextmanager
 def connected(world: World) -> Iterator[tuple[Standin, GitHubClient, VirtualClock]]:
     clock = VirtualClock(BEGIN)
     standin = Standin(world, ("token",), clock=clock)
     standin.quota.limits.requests = 10**9
     policy = RetryPolicy(points_a_minute={})
-    with serving(standin.app()) as url, GitHubClient(url, [SecretStr("token")], clock=clock, policy=policy) as client:
+    with serving(standin) as url, GitHubClient(url, [SecretStr("token")], clock=clock, policy=policy) as client:
         client.refresh_budgets()
         yield standin, client, clock
 
@@ -104,7 +119,7 @@ def looked(world: World, days: int, *, hourly: float | None = None, in_turn: boo
             else:
                 wanted = feeds_due(plan_of(refs, feeds), dt.datetime.fromtimestamp(moment, dt.UTC))
                 if in_turn:
-                    wanted = wanted.sort(pl.Series([_next_look(feeds, number) for number in wanted["repo_id"]]))
+                    wanted = wanted.sort(pl.Series([_looked_at(feeds, number) for number in wanted["repo_id"]]))
                 # The first looks, at what was before, are not what is measured.
                 if hourly is not None and moment > BEGIN:
                     allowed = min(allowed + hourly * TICK / HOUR, max(3.0, hourly))
@@ -126,9 +141,10 @@ def looked(world: World, days: int, *, hourly: float | None = None, in_turn: boo
     return result
 
 
-def _next_look(feeds: dict[int, FeedState], repo_id: int) -> dt.datetime:
+def _looked_at(feeds: dict[int, FeedState], repo_id: int) -> dt.datetime:
     feed = feeds.get(repo_id)
-    return dt.datetime.fromtimestamp(0, dt.UTC) if feed is None else feed.next_look_at
+    known = None if feed is None else feed.looked_at
+    return known or dt.datetime.fromtimestamp(0, dt.UTC)
 
 
 def plan_of(refs: list[RepositoryRef], feeds: dict[int, FeedState]) -> pl.DataFrame:
@@ -158,8 +174,8 @@ def summary(world: World, days: int, looks: Looks) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repositories", type=int, default=60)
-    parser.add_argument("--days", type=int, default=30)
+    parser.add_argument("--repositories", type=int, default=40)
+    parser.add_argument("--days", type=int, default=14)
     parser.add_argument("--budgets", type=float, nargs="*", default=[0.5, 0.25])
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -11,6 +11,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 SMALL = [
     "ticks.py --repositories 50 --rounds 1",
+    "events.py --repositories 4 --days 1 --budgets 0.5",
     "dagster_events.py --partitions 20 --repeat 1",
     "partitions.py --partitions 20 --stars 500 --rounds 1",
     "registry.py --megabytes 1 --rounds 1",

@@ -157,9 +157,9 @@ def event_feeds(
 ) -> RunReason | dg.SkipReason:
     """Request a run for event feeds that are due, of repositories whose lists are closed.
 
-    When stars may soon be washed out of feeds, which hold 300 events: looks at those first that save most stars a
-    request, some thousands in a run, and leaves a share of the REST quota to people (GH_ASSETS_QUOTA_RESERVE). A feed
-    without news costs nothing. Off until you turn it on: it spends the tokens' quota.
+    When stars may soon be washed out of feeds, which hold 300 events: looks at those first that fill up
+    first, two thousand at most in a run, and leaves a share of the REST quota to people (GH_ASSETS_QUOTA_RESERVE). A
+    feed without news costs nothing. Off until you turn it on: it spends the tokens' quota.
     """
     plan = read_plan(gcs.asset_store())
     if plan is None:

@@ -32,12 +32,6 @@ SURGE_FACTOR, SURGE_EVENTS = 4.0, 500.0
 """A look is due before a feed is full even if its rate grows so many times and by so many events a day: most
 repositories get their stars in surges, when a front page names them. A look that finds nothing new is free."""
 
-SURGE_CHANCE = 0.1
-"""Assumed probability of a surge, by which looks are ranked."""
-
-MIN_STARS = 0.03
-"""Stars a day by which feeds are ranked that have shown fewer: one a month."""
-
 RETRY_AFTER = dt.timedelta(hours=1)
 """Time until a feed that could not be read is requested again."""
 
@@ -47,8 +41,9 @@ MAX_GAPS = 20
 RATE_WINDOWS = (25, 50, 100)
 """Numbers of newest events of which the rate is taken: the highest counts, so that a surge shows at once."""
 
-FIRST_STARS = 1.0
-"""Stars a day that are assumed of a feed that was never read."""
+UNKNOWN_EVENTS, UNKNOWN_DAYS = 10.0, 1.0
+"""Events a day of a feed that was never read, and days since its last look, by which it is ranked: before feeds that
+are just due, and behind those that are about to be full."""
 
 DAY = 86_400.0
 
@@ -168,15 +163,10 @@ def expected_requests(days: pl.Expr, events_a_day: pl.Expr) -> pl.Expr:
     return pages * (1 - (-unseen).exp())
 
 
-def stars_at_risk(days: pl.Expr, events_a_day: pl.Expr, stars_a_day: pl.Expr) -> pl.Expr:
-    """Return the unseen stars of a feed, times the risk that they are washed out before it is looked at again.
+def lateness(days: pl.Expr, events_a_day: pl.Expr) -> pl.Expr:
+    """Return how many times a surge would have filled a feed since the last look: above 1 it is due.
 
-    A feed that is half full is safe, and one that is full is not: at its present rate, or in a surge.
+    Looks that the quota does not allow at once are ranked by it. Weights by the stars among a feed's events save fewer
+    stars: what a feed held before a surge says little about what it holds in it (``benchmarks/events.py``).
     """
-
-    def risk(rate: pl.Expr) -> pl.Expr:
-        return (2 * rate * days / FEED_EVENTS - 1).clip(0, 1)
-
-    unseen = pl.max_horizontal(stars_a_day, MIN_STARS) * pl.min_horizontal(days, FEED_EVENTS / events_a_day.clip(1e-9))
-    surge = SURGE_FACTOR * events_a_day + SURGE_EVENTS
-    return unseen * ((1 - SURGE_CHANCE) * risk(events_a_day) + SURGE_CHANCE * risk(surge))
+    return days * (SURGE_FACTOR * events_a_day + SURGE_EVENTS) / FEED_EVENTS

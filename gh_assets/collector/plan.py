@@ -14,7 +14,7 @@ from enum import StrEnum
 
 import polars as pl
 
-from gh_assets.collector.feeds import FEED_AGE, FEED_EVENTS, FIRST_STARS, expected_requests, stars_at_risk
+from gh_assets.collector.feeds import FEED_EVENTS, UNKNOWN_DAYS, UNKNOWN_EVENTS, expected_requests, lateness
 from gh_assets.collector.history_state import HistoryState, HistoryStates
 from gh_assets.collector.quota import QuotaSample, quota_samples
 from gh_assets.collector.star_sources.auto import CLOSED_FOR
@@ -241,10 +241,10 @@ def due(
 
 
 def feeds_due(plan: pl.DataFrame, now: dt.datetime) -> pl.DataFrame:
-    """Return the repositories whose event feeds are to be looked at, by the stars at risk per request, most first.
+    """Return the repositories whose event feeds are to be looked at, the most overdue first.
 
     These are repositories whose lists are closed, and those whose stars come from their feeds alone. See
-    `gh_assets.collector.feeds` for when a look is due, and which stars are at risk.
+    `gh_assets.collector.feeds` for when a look is due.
 
     Parameters
     ----------
@@ -261,21 +261,18 @@ def feeds_due(plan: pl.DataFrame, now: dt.datetime) -> pl.DataFrame:
     is_due = pl.col("next_look_at").is_null() | (pl.col("next_look_at") <= pl.lit(now, dtype=UTC_TIME))
     has_feed = pl.col("closed_at").is_not_null() | pl.col("next_look_at").is_not_null()
     since = (pl.lit(now, dtype=UTC_TIME) - pl.col("looked_at")).dt.total_seconds() / 86_400
-    days = since.clip(0).fill_null(FEED_AGE.days)
-    events, stars = pl.col("events_a_day").fill_null(FEED_EVENTS / FEED_AGE.days), pl.col("stars_a_day")
-    is_new = pl.col("looked_at").is_null()
-    stars = pl.when(is_new).then(FIRST_STARS).otherwise(stars)
-    requests = expected_requests(days, events)
+    days, events = since.clip(0).fill_null(UNKNOWN_DAYS), pl.col("events_a_day").fill_null(UNKNOWN_EVENTS)
+    # What a feed holds that was never read is unknown, and no news.
+    news = pl.col("stars_a_day").fill_null(0) * pl.min_horizontal(days, FEED_EVENTS / events.clip(1e-9))
     return (
         plan.filter(has_feed & is_due)
         .with_columns(
             pl.lit(DueReason.FEED.value).alias("why"),
-            (stars * pl.min_horizontal(days, FEED_EVENTS / events.clip(1e-9))).alias("news"),
-            requests.ceil().cast(pl.Int64).clip(1).alias("pages"),
-            # A look that costs next to nothing is still a request.
-            (stars_at_risk(days, events, stars) / requests.clip(0.01)).alias("at_risk"),
+            news.alias("news"),
+            expected_requests(days, events).ceil().cast(pl.Int64).clip(1).alias("pages"),
+            lateness(days, events).alias("lateness"),
         )
-        .sort("at_risk", descending=True, maintain_order=True)
+        .sort("lateness", descending=True, maintain_order=True)
         .select("repo_id", "partition", "full_name", "why", "news", "pages")
     )
 

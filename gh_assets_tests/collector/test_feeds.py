@@ -13,9 +13,9 @@ from gh_assets.collector.feeds import (
     MAX_WAIT,
     FeedState,
     expected_requests,
+    lateness,
     look_interval,
     rates,
-    stars_at_risk,
 )
 from gh_assets.storage.documents import as_stored
 
@@ -56,15 +56,11 @@ def test_a_look_costs_the_pages_that_may_hold_new_events() -> None:
     assert [round(requests(1.0, events)) for events in (10, 79, 81, 200, 5000)] == [1, 1, 2, 3, 3]
 
 
-def test_stars_in_a_feed_that_fills_up_are_at_risk() -> None:
-    def risk(days: float, events: float, stars: float) -> float:
-        return value(stars_at_risk(pl.lit(days), pl.lit(events), pl.lit(stars)))
-
-    assert risk(0.1, 100.0, 10.0) == 0, "not even a surge would fill it"
-    assert risk(1.0, 10.0, 5.0) < risk(1.0, 200.0, 5.0) < risk(1.0, 300.0, 5.0)
-    assert risk(0.5, 200.0, 5.0) < risk(0.5, 200.0, 50.0)
-    assert risk(30.0, 300.0, 30.0) == pytest.approx(risk(60.0, 300.0, 30.0)), "what is washed out cannot be saved"
-    assert risk(1.0, 300.0, 0.0) > 0
+@given(st.floats(0, 1e4))
+def test_a_feed_is_late_from_the_time_when_it_is_due(events_a_day: float) -> None:
+    days = look_interval(events_a_day) / DAY
+    assert value(lateness(pl.lit(days), pl.lit(events_a_day))) == pytest.approx(1, rel=1e-3)
+    assert value(lateness(pl.lit(3 * days), pl.lit(events_a_day))) == pytest.approx(3, rel=1e-3)
 
 
 def test_a_feed_is_stored_and_loaded() -> None:

@@ -188,17 +188,18 @@ def test_feeds_are_due_by_their_own_time() -> None:
     assert dict(found.select("partition", "news").rows())["o/3"] == pytest.approx(5)
 
 
-def test_feeds_with_most_stars_at_risk_per_request_come_first() -> None:
+def test_feeds_that_fill_up_first_come_first() -> None:
     plan = plan_of(
-        FEED | {"events_a_day": 1.0, "stars_a_day": 0.1},
+        FEED | {"events_a_day": 1.0},
         FEED | {"events_a_day": 250.0, "stars_a_day": 30.0},
-        FEED | {"events_a_day": 250.0, "stars_a_day": 200.0},
-        FEED | {"looked_at": NOW - HOUR, "events_a_day": 250.0, "stars_a_day": 200.0},
+        FEED | {"looked_at": NOW - HOUR, "events_a_day": 250.0},
+        {"closed_at": NOW - DAY},
+        FEED | {"looked_at": NOW - 4 * DAY},
     )
     found = feeds_due(plan, NOW)
-    assert found["partition"].to_list() == ["o/3", "o/2", "o/1", "o/4"]
-    assert found["pages"].to_list() == [3, 3, 1, 1]
-    assert affordable_prefix(found, 6)["partition"].to_list() == ["o/3", "o/2"]
+    assert found["partition"].to_list() == ["o/5", "o/2", "o/4", "o/1", "o/3"]
+    assert found["pages"].to_list() == [1, 3, 1, 1, 1]
+    assert affordable_prefix(found, 4)["partition"].to_list() == ["o/5", "o/2"]
 
 
 def test_a_look_at_a_feed_leaves_other_reasons_as_they_are() -> None:
