@@ -30,10 +30,10 @@ from gh_assets.storage.mongo import MongoDatabase
 from gh_assets_tests.conftest import ServeWorld
 from gh_assets_tests.support.collecting import ref, table_of
 from gh_assets_tests.support.feeds import BEGIN, DAY, HOUR, MINUTE, Looks, feed_world
-from gh_assets_tests.support.github import client_of, served
+from gh_assets_tests.support.github import Handler, client_of, served
 from gh_assets_tests.support.policies import QUICK
 
-LooksAt = Callable[[World], Looks]
+LooksAt = Callable[..., Looks]
 
 
 @pytest.fixture
@@ -237,8 +237,8 @@ def stored(*stars: tuple[int, str, str]) -> pl.DataFrame:
 
 
 def test_entries_without_an_actor_and_of_others_are_left_out() -> None:
-    other = {"repo": {"id": 2, "name": "a/b"}}
-    entries = [event(5, None), event(4, 14, kind="PushEvent"), event(3, 13, **other), event(2, 12), event(1, 11)]
+    elsewhere = {"id": 2, "name": "a/b"}
+    entries = [event(5, None), event(4, 14, kind="PushEvent"), event(3, 13, repo=elsewhere), event(2, 12), event(1, 11)]
     collected = look_at(entries)
     assert table_of(collected)["user_id"].to_list() == [11, 12]
     assert (collected.proven, collected.reason) == (True, None)
@@ -303,7 +303,7 @@ def test_a_redirect_is_followed() -> None:
         return Response("{}", 301, {"location": str(request.url).replace("/repositories/1/", "/repositories/1/now/")})
 
     page = Response(json.dumps([event(1, 11)]))
-    handlers = {"/repositories/1/events": moved, "/repositories/1/now/events": page}
+    handlers: dict[str, Handler] = {"/repositories/1/events": moved, "/repositories/1/now/events": page}
     with served(handlers, clock=Fixed(), policy=QUICK) as client:
         (collected,) = EventFeeds(client).collect([CollectionTask(ref(stars=9))], 1)
     assert table_of(collected)["user_id"].to_list() == [11]
