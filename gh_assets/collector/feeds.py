@@ -29,7 +29,7 @@ MAX_WAIT = dt.timedelta(days=1)
 """Longest time between two looks."""
 
 SURGE_FACTOR, SURGE_EVENTS = 4.0, 500.0
-"""A look is due before a feed is full even if its rate grows so many times and by so many events a day: most
+"""A look is due before a feed is full even if its rate grows by this factor and this number of events a day: most
 repositories get their stars in surges, when a front page names them. A look that finds nothing new is free."""
 
 RETRY_AFTER = dt.timedelta(hours=1)
