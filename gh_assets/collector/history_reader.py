@@ -237,7 +237,7 @@ class _Reading:
 
     def _read_all(self) -> None:
         self.weeks, number = {}, 0
-        self.complete = False
+        self.complete, self.is_whole = False, True
         while not self.complete:
             number += 1
             page, response = self._page(number)
@@ -269,7 +269,8 @@ class _Reading:
                     count = self._count_now(count)
                 gap = None
         total = stars_of(self.weeks)
-        gap = count - total if gap is None else gap
+        if gap is None and self.is_whole:  # pages of several runs may lack what changed between them
+            gap = count - total
         if sum_is_plausible(total, count):
             return gap, True, None
         return gap, False, f"its days add up to {total:,} stars, but GitHub counts {count:,}"

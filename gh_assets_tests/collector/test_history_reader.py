@@ -179,6 +179,17 @@ def test_few_pages_at_a_time_are_completed_by_later_runs(reading: Reading) -> No
     assert reading.days == reading.github.stars_by_day()
 
 
+def test_the_gap_is_not_learned_from_pages_of_several_runs(reading: Reading) -> None:
+    reading.max_pages = 2
+    reading.read()
+    reading.github.star(*[207] * 3)
+    assert reading.read().gap is None
+    reading.github.star(*[207] * 3)
+    again = reading.read()
+    assert (again.gap, again.proven) == (0, True)
+    assert reading.days == reading.github.stars_by_day()
+
+
 def test_a_renamed_repository_is_read_by_its_id(reading: Reading) -> None:
     reading.github.star(0)
     world = reading.github.world
