@@ -15,6 +15,8 @@ from collections.abc import Collection as AbstractCollection
 from dataclasses import dataclass, field
 from functools import partial
 
+import polars as pl
+
 from gh_assets.collector.star_sources.base import (
     OWN_LIST_SOURCES,
     CollectionOptions,
@@ -112,8 +114,8 @@ class Selection:
         Counts of the other repositories; the run adds its own.
     known : mapping of int to RepositoryState
         States by repository id.
-    intact : set of str
-        Partitions whose table is undamaged.
+    stored : mapping of str to str
+        Checksums of undamaged tables by partition.
     interrupted : set of int
         Repositories with pages of an interrupted run.
     """
@@ -121,7 +123,7 @@ class Selection:
     pending: list[RepositoryRef]
     report: CollectionReport
     known: Mapping[int, RepositoryState]
-    intact: AbstractCollection[str]
+    stored: Mapping[str, str]
     interrupted: AbstractCollection[int]
 
 
@@ -173,7 +175,7 @@ class StarPipeline:
         pending.sort(key=lambda repository: _staleness(repository, known.get(repository.repo_id), interrupted))
         report.pending = len(pending)
         self.state.save(updated)
-        return Selection(pending, report, known, checksums.keys(), interrupted)
+        return Selection(pending, report, known, checksums, interrupted)
 
     def _is_wanted(self, repository: RepositoryRef, before: RepositoryState | None, checksum: str | None) -> bool:
         """Return whether a repository is to be collected: it may have stars that are not stored, or it is forced.
@@ -245,7 +247,7 @@ class StarPipeline:
 
         def store(collected: StarCollection) -> tuple[RepositoryState, StarCollection]:
             before = selection.known.get(collected.repository.repo_id)
-            checksum = self._store_table(collected, before, unstarred)
+            checksum = self._store_table(collected, selection.stored, unstarred)
             after = state_after(before, collected, self.source.name, self.options.max_pages, checksum)
             commits.add(after)
             return after, collected
@@ -273,18 +275,12 @@ class StarPipeline:
             resume = repository.repo_id in selection.interrupted
             checkpoint = MongoCheckpoint(self.state.pages, repository, resume=resume)
             commits.open(checkpoint)
-            is_intact = repository.partition in selection.intact
-            before = selection.known.get(repository.repo_id) if is_intact else None
-            yield CollectionTask(
-                repository,
-                partial(_previous, self.store, before),
-                checkpoint,
-                self.options.full,
-                partial(_stored, self.store, repository.partition),
-            )
+            load = partial(_previous, self.store, repository, selection.known.get(repository.repo_id))
+            previous = load if repository.partition in selection.stored else lambda: None
+            yield CollectionTask(repository, previous, checkpoint, self.options.full)
 
     def _store_table(
-        self, collected: StarCollection, before: RepositoryState | None, unstarred: AbstractCollection[int]
+        self, collected: StarCollection, stored: Mapping[str, str], unstarred: AbstractCollection[int]
     ) -> str | None:
         """Store the table and the unstars of a repository, and return the table's checksum."""
         if collected.unstarred is not None:
@@ -292,7 +288,7 @@ class StarPipeline:
         if collected.table is None:
             return None
         repository = collected.repository
-        checksum = before.checksum if before is not None and collected.unchanged else None
+        checksum = stored.get(repository.partition) if collected.unchanged else None
         checksum = checksum or self.store.write(repository.partition, collected.table)
         if repository.repo_id in unstarred:
             self.state.drop_false_unstars(repository.repo_id, collected.table)
@@ -391,26 +387,22 @@ def _staleness(
     return 2, before.collected_at.timestamp()
 
 
-def _previous(store: PartitionTables, before: RepositoryState | None) -> PreviousStars | None:
-    """Return what was collected before, if the stored table is the one that the state describes.
+def _previous(
+    store: PartitionTables, repository: RepositoryRef, before: RepositoryState | None
+) -> PreviousStars | None:
+    """Return the stored stars, with what the state says of them if it describes this table.
 
-    It may be another one after a crash between the two writes, or beside another collector.
+    It may describe another one after a crash between the two writes, or beside another collector.
     """
-    if before is None or before.checksum is None:
-        return None
     try:
-        table, checksum = store.read(before.partition)
+        table, checksum = store.read(repository.partition)
     except StoredDataError:
         return None
-    return before.previous_stars(table) if checksum == before.checksum else None
-
-
-def _stored(store: PartitionTables, partition: str) -> PreviousStars | None:
-    """Return the stored stars, of which nothing else is known."""
-    try:
-        return PreviousStars(store.read(partition)[0], [])
-    except StoredDataError:
-        return None
+    if before is not None and checksum == before.checksum:
+        return before.previous_stars(table)
+    # A repository may have got the name, and so the partition, of another one.
+    table = table.filter(pl.col("repo_id") == repository.repo_id)
+    return None if table.is_empty() else PreviousStars(table, [])
 
 
 def _state_without_request(repository: RepositoryRef, before: RepositoryState | None) -> RepositoryState:

@@ -4,6 +4,7 @@ import datetime as dt
 import re
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from gh_assets.collector.gharchive import read_days
@@ -12,6 +13,9 @@ from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
 from gh_assets.errors import ConfigurationError
+from gh_assets.schemas import STAR_EVENTS
+from gh_assets.storage.asset_store import AssetStore, PartitionTables
+from gh_assets.storage.mongo import MongoDatabase
 from gh_assets_tests.conftest import GitHubOf
 from gh_assets_tests.support.collecting import Run
 from gh_assets_tests.support.gharchive import write_hour
@@ -131,3 +135,23 @@ def test_full_run_detects_stars_taken_back(run: Run) -> None:
     collected = run(new, full=True)
     assert collected.report.unstarred == 1
     assert "1 stars were taken back" in " ".join(collected.summary_lines())
+
+
+@pytest.mark.parametrize("source", ["starred", "gharchive", "file", "graphql", "stargazers", "events"])
+def test_stars_whose_state_was_lost_are_kept_until_a_list_proves_otherwise(
+    run: Run, database: MongoDatabase, asset_store: AssetStore, tmp_path: Path, source: str
+) -> None:
+    """A table is written before its state: a run that was killed in between leaves stars that no state describes."""
+    whole = world_of({"a/b": list(range(300)), "c/d": [1, 2]}, users=300)
+    run(whole, "graphql")
+    database["stargazer_state"].delete_many({})
+    file = tmp_path / "stars.csv"
+    file.write_text("repo,login\na/b,user-3\na/b,somebody\n")
+    events = [(1, "a/b", 5003, "user-3", dt.datetime(2026, 1, 1, tzinfo=dt.UTC))]
+    asset_store.write_table(
+        STAR_EVENTS.name, pl.DataFrame(events, schema=STAR_EVENTS.dtypes, orient="row"), "2026-01-01"
+    )
+    run(whole, source, max_pages=1, max_users=3, stars_file=file)
+    assert set(run.stars("a/b")["user_id"]) >= {5000 + user for user in range(300)}
+    state = CollectionState(database).load()[1]
+    assert state.checksum == PartitionTables(asset_store, "stargazers").read("a/b")[1], "the state describes the table"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from gh_assets.collector.star_sources.base import CollectionTask, PreviousStars, StarCollection, StarSource
-from gh_assets.collector.star_sources.events import EventFeeds, FeedLook, stored_stars
+from gh_assets.collector.star_sources.events import EventFeeds, FeedLook
 from gh_assets.errors import BudgetSpentError, RateLimitedError
 from gh_assets.github.outcomes import Outcome
 from gh_assets.local.concurrency import map_bounded
@@ -107,7 +107,7 @@ class AutoSource:
         look = self._look(task)
         if self.feeds is None or look is None:
             return replace(refusal, reason=reason, closed_at=self.closed[repo_id], source=None)
-        collected = self.feeds.collection(look, stored_stars(task))
+        collected = self.feeds.collection(look, task.load_previous())
         return self._of_closed(replace(collected, source=self.feeds.name), refusals)
 
     def _of_closed(self, collected: StarCollection, refusals: Mapping[int, StarCollection]) -> StarCollection:
@@ -164,7 +164,7 @@ class _FeedStars:
     def _previous(self) -> PreviousStars | None:
         assert self.look is not None
         assert self.feeds is not None
-        stored = stored_stars(self.task)
+        stored = self.task.load_previous()
         found = self.feeds.collection(self.look, stored)
         self.from_feed = replace(found, table=None, unchanged=found.unchanged or found.table is None)
         return stored if found.table is None else PreviousStars(found.table, [])

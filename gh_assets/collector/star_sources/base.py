@@ -152,8 +152,8 @@ class PreviousStars(Coverage):
     pages : sequence of Page
     max_pages : int
         Maximum number of pages of that run.
-    source : str
-        Name of the source.
+    source : str or None
+        Name of the source; None if the state of these stars was lost.
     """
 
     table: pl.DataFrame
@@ -236,19 +236,17 @@ class CollectionTask:
     ----------
     repository : RepositoryRef
     load_previous : callable
-        Returns the stars that an earlier run collected from any source, if they are undamaged.
+        Returns the stars that are stored, from any source. Of those whose state was lost in a crash nothing is known,
+        so none of them may be dropped unless a list proves that it was taken back.
     checkpoint : Checkpoint
     full : bool
         Read the whole list again, which detects stars that were taken back.
-    load_stored : callable
-        Returns whatever stars are stored, also if their state was lost in a crash, for sources that only add to them.
     """
 
     repository: RepositoryRef
     load_previous: Callable[[], PreviousStars | None] = lambda: None
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     full: bool = False
-    load_stored: Callable[[], PreviousStars | None] = lambda: None
 
 
 @dataclass(frozen=True)

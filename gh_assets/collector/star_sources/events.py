@@ -78,7 +78,7 @@ class EventFeeds:
 
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
         """Look at each feed once, unless GitHub's interval since the last look is not over."""
-        return map_bounded(lambda task: self.collection(self.look(task), stored_stars(task)), tasks, workers)
+        return map_bounded(lambda task: self.collection(self.look(task), task.load_previous()), tasks, workers)
 
     def look(self, task: CollectionTask, *, send: bool = True) -> "FeedLook":
         """Read what a feed holds.
@@ -91,7 +91,7 @@ class EventFeeds:
         """
         feed = self.feeds.get(task.repository.repo_id)
         # If the stored table is not the one that the last look wrote, what the feed still has is read again.
-        again = feed is not None and feed.stars > 0 and task.load_previous() is None
+        again = feed is not None and feed.stars > 0 and not _is_described(task.load_previous())
         moment = dt.datetime.fromtimestamp(int(self.client.pool.clock.now()), dt.UTC)
         look = FeedLook(self.client, task.repository, feed, moment, again=again)
         look.is_skipped = look.is_skipped or not send
@@ -128,10 +128,9 @@ class EventFeeds:
         )
 
 
-def stored_stars(task: CollectionTask) -> PreviousStars | None:
-    """Return the stored stars of a task, also those that its state does not describe: stars are only added to them."""
-    previous = task.load_previous()
-    return previous if previous is not None else task.load_stored()
+def _is_described(stored: PreviousStars | None) -> bool:
+    """Return whether the state of stored stars is known."""
+    return stored is not None and stored.source is not None
 
 
 class FeedLook:
