@@ -6,8 +6,10 @@ repositories that were renamed, deleted or blocked, or whose stargazers are rest
 """
 
 import datetime as dt
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gh_assets.embedded.standin.world import Repository, World, iso, list_markdown
 
@@ -25,8 +27,8 @@ TOPICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "static-sites": ("Ruby", ("generator", "markdown", "feeds", "gallery", "search", "i18n")),
     "embedded-systems": ("C", ("bootloader", "drivers", "scheduler", "sensors", "radio", "display")),
 }
-_STYLES = ("tiny", "fast", "simple", "modern", "typed", "async", "modular", "portable", "friendly", "robust")
-_EPOCH = int(dt.datetime(2015, 1, 1, tzinfo=dt.UTC).timestamp())
+STYLES = ("tiny", "fast", "simple", "modern", "typed", "async", "modular", "portable", "friendly", "robust")
+EPOCH = int(dt.datetime(2015, 1, 1, tzinfo=dt.UTC).timestamp())
 _NOW = int(dt.datetime(2026, 1, 1, tzinfo=dt.UTC).timestamp())
 
 
@@ -52,7 +54,7 @@ def synthetic_world(seed: int = 0, *, repositories: int = 600, users: int = 2500
     share[topic_of, np.arange(repositories)] = popularity
     share /= np.maximum(share.sum(axis=1, keepdims=True), 1e-12)
     overall = popularity**1.5 / (popularity**1.5).sum()
-    created = _EPOCH + rng.integers(0, int((_NOW - _EPOCH) * 0.7), repositories)
+    created = EPOCH + rng.integers(0, int((_NOW - EPOCH) * 0.7), repositories)
 
     interests = rng.dirichlet(np.full(len(topics), 0.12), users)
     taste = 0.88 * interests @ share + 0.12 * overall
@@ -64,14 +66,15 @@ def synthetic_world(seed: int = 0, *, repositories: int = 600, users: int = 2500
         where.append(np.argpartition(-keys, lengths[user])[: lengths[user]])
     where_all, who_all = np.concatenate(where), np.repeat(np.arange(users), lengths)
     when_all = created[where_all] + (rng.random(len(where_all)) ** 0.7 * (_NOW - created[where_all])).astype(int)
+    order = np.lexsort((when_all, where_all))
+    bounds = np.searchsorted(where_all[order], np.arange(repositories + 1))
 
     made = []
     for index in range(repositories):
         topic = topics[topic_of[index]]
         language, parts = TOPICS[topic]
-        part, style = parts[place[index] % len(parts)], _STYLES[int(rng.integers(len(_STYLES)))]
-        stars = np.flatnonzero(where_all == index)
-        stars = stars[np.argsort(when_all[stars], kind="stable")]
+        part, style = parts[place[index] % len(parts)], STYLES[int(rng.integers(len(STYLES)))]
+        stars = order[bounds[index] : bounds[index + 1]]
         made.append(
             Repository(
                 repo_id=100_000 + index,
@@ -86,6 +89,21 @@ def synthetic_world(seed: int = 0, *, repositories: int = 600, users: int = 2500
                 starred_at=when_all[stars].astype(np.int64),
             )
         )
+    lists = special_cases_and_lists(rng, made, topic_of)
+    return World(
+        [*made, *lists],
+        [f"synthetic-user-{user + 1:04d}" for user in range(users)],
+        [1_000_000 + user for user in range(users)],
+        [entry.full_name for entry in lists],
+        f"the synthetic world with seed {seed}",
+    )
+
+
+def special_cases_and_lists(
+    rng: np.random.Generator, made: Sequence[Repository], topic_of: NDArray[np.int64]
+) -> list[Repository]:
+    """Rename, block and restrict a few repositories, and return lists that name all of them, and deleted ones."""
+    repositories = len(made)
     special = rng.permutation(repositories)[: max(4, repositories // 60)]
     listed_as = {index: [made[index].full_name] for index in range(repositories)}
     for number, index in enumerate(special):
@@ -106,10 +124,4 @@ def synthetic_world(seed: int = 0, *, repositories: int = 600, users: int = 2500
         name = f"synthetic-lists/awesome-{number + 1}"
         text = list_markdown(f"Synthetic awesome list {number + 1}", named)
         lists.append(Repository(900_000 + number, name, f"Synthetic: awesome list {number + 1}", readme=text))
-    return World(
-        [*made, *lists],
-        [f"synthetic-user-{user + 1:04d}" for user in range(users)],
-        [1_000_000 + user for user in range(users)],
-        [entry.full_name for entry in lists],
-        f"the synthetic world with seed {seed}",
-    )
+    return lists

@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, count, pairwise
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -87,31 +87,65 @@ class World:
         self.by_id = {repository.repo_id: repository for repository in self.repositories}
         self.by_name = {repository.full_name.lower(): repository for repository in self.repositories}
         self.moved = {name.lower(): repository for repository in self.repositories for name in repository.former_names}
-        self.user_by_login = {login.lower(): index for index, login in enumerate(self.logins)}
+        # A login that is lower-case already is stored once: a world may have hundreds of thousands.
+        lower = (login if login.islower() else login.lower() for login in self.logins)
+        self.user_by_login = {login: index for index, login in enumerate(lower)}
         self.user_by_id = {user_id: index for index, user_id in enumerate(self.user_ids)}
 
     @property
     def star_count(self) -> int:
         return sum(len(repository.stargazers) for repository in self.repositories)
 
+    def advance(self, now: float) -> None:
+        """Set the time up to which stars are shown; no star of this world is given later."""
+
     def forkers(self, repository: Repository) -> list[int]:
         """Return the users who forked a repository: about a sixth of its stargazers, newest first."""
-        return [int(user) for user in repository.stargazers[::-1] if (int(user) + repository.repo_id) % 6 == 0]
+        newest_first = repository.stargazers[::-1]
+        forkers: list[int] = newest_first[(newest_first + repository.repo_id) % 6 == 0].tolist()
+        return forkers
 
     def starred(self, user: int) -> NDArray[np.int64]:
         """Return the repositories that a user starred, as an array (n, 2) of index and time, newest first."""
-        return self._starred[user]
+        pairs, bounds = self._starred
+        return pairs[bounds[user] : bounds[user + 1]]
 
     @cached_property
-    def _starred(self) -> list[NDArray[np.int64]]:
+    def _starred(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The pairs of all users, and where each user's begin."""
         sizes = [len(repository.stargazers) for repository in self.repositories]
-        where = np.repeat(np.arange(len(sizes)), sizes)
-        who = np.concatenate([r.stargazers for r in self.repositories] or [np.empty(0, np.int64)])
+        where = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+        who = np.concatenate([r.stargazers for r in self.repositories] or [np.empty(0, np.int64)]).astype(np.int32)
         when = np.concatenate([r.starred_at for r in self.repositories] or [np.empty(0, np.int64)])
         order = np.lexsort((-when, who))
-        pairs = np.stack([where[order], when[order]], axis=1).astype(np.int64)
-        bounds = np.searchsorted(who[order], np.arange(len(self.logins) + 1))
-        return [pairs[start:end] for start, end in pairwise(bounds)]
+        pairs = np.empty((len(order), 2), np.int64)
+        pairs[:, 0], pairs[:, 1] = where[order], when[order]
+        return pairs, np.concatenate([[0], np.cumsum(np.bincount(who, minlength=len(self.logins)))])
+
+
+@dataclass(eq=False)
+class GrowingWorld(World):
+    """A world whose stars are shown when their time has come, hour by hour."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._all_stars = [(repository.stargazers, repository.starred_at) for repository in self.repositories]
+        self._now = np.iinfo(np.int64).max
+
+    def advance(self, now: float) -> None:
+        """Set the time up to which stars are shown, rounded down to the hour."""
+        hour = int(now) // 3600 * 3600
+        if hour == self._now:
+            return
+        self._starred  # noqa: B018 - of all stars, before some are hidden
+        self._now = hour
+        for repository, (users, times) in zip(self.repositories, self._all_stars, strict=True):
+            shown = int(np.searchsorted(times, hour, "right"))
+            repository.stargazers, repository.starred_at = users[:shown], times[:shown]
+
+    def starred(self, user: int) -> NDArray[np.int64]:
+        pairs = super().starred(user)
+        return pairs[np.searchsorted(-pairs[:, 1], -self._now) :]
 
 
 def list_markdown(title: str, repositories: Iterable[Repository]) -> str:
