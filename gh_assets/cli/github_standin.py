@@ -14,14 +14,21 @@ from gh_assets.embedded.standin.kinds import KINDS
 @options_of(StandinOptions)
 def github_standin(options: StandinOptions) -> None:
     """Serve the GitHub stand-in on 127.0.0.1 until Ctrl-C."""
-    from gh_assets.embedded.standin.__main__ import load_world, serve
+    from gh_assets.embedded.standin.__main__ import generate_world, serve
     from gh_assets.embedded.standin.app import Standin
     from gh_assets.embedded.standin.faults import Faults
     from gh_assets.embedded.standin.limits import Limits
+    from gh_assets.embedded.standin.world import read_world
 
     if options.awesome and options.stars is None:
         raise click.UsageError("--awesome needs --stars: the synthetic world has its own lists and repositories.")
-    world = load_world(options.stars, options.awesome, options.seed)
+    size = options.model_dump(include={"repositories", "users"}, exclude_none=True)
+    if options.stars is None:
+        world = generate_world(options.world, options.seed, **size)
+    elif size or options.world == "large":
+        raise click.UsageError("--stars is a world of its own: leave out --world, --repositories and --users.")
+    else:
+        world = read_world(options.stars, options.awesome)
     limits = Limits.of_github() if options.github_limits else Limits(requests=options.limit)
     limits.query_budget = options.query_budget
     if world.skipped:

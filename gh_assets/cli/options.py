@@ -101,8 +101,18 @@ class StandinOptions(BaseModel):
         description="Share of responses that fail in a given way, such as 502=0.05. Repeatable. Kinds: "
         f"{', '.join(KINDS)}.",
     )
+    world: Literal["synthetic", "large"] = "synthetic"
+    """World that is generated: the one of gh-assets run, or one with the long tails of GitHub, whose stars go on
+    arriving by the clock until the end of the year."""
+
+    repositories: int | None = Field(None, ge=20)
+    """Repositories of a generated world: 600, or 10,000 of a large one."""
+
+    users: int | None = Field(None, ge=20)
+    """Users of a generated world: 2,500, or 350,000 of a large one."""
+
     seed: int = 0
-    """Seed of the synthetic world."""
+    """Seed of the generated world."""
 
 
 def options_of(

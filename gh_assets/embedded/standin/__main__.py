@@ -1,6 +1,7 @@
 """The process of the embedded stand-in; its command for users is ``gh-assets github-standin``."""
 
 import argparse
+import datetime as dt
 import socket
 import sys
 from collections.abc import Sequence
@@ -10,15 +11,26 @@ import uvicorn
 
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import FaultyProtocol
+from gh_assets.embedded.standin.large import large_world
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.synthetic import synthetic_world
 from gh_assets.embedded.standin.world import World, read_world
 from gh_assets.errors import GhAssetsError
 
 
-def load_world(stars: Path | None, awesome: Sequence[Path], seed: int) -> World:
-    """Read the world of a stars file, or generate the synthetic one."""
-    return synthetic_world(seed) if stars is None else read_world(stars, awesome)
+def generate_world(name: str, seed: int, **size: int) -> World:
+    """Generate the ``synthetic`` world or a ``large`` one, with numbers of repositories and users other than usual.
+
+    The stars of a large one go on arriving until the end of the year, and in December until that of the next one: it
+    is the same after a restart.
+    """
+    if name == "synthetic":
+        return synthetic_world(seed, **size)
+    now = dt.datetime.now(dt.UTC)
+    next_year = (now + dt.timedelta(days=31)).year + 1
+    world = large_world(seed, **size, until=int(dt.datetime(next_year, 1, 1, tzinfo=dt.UTC).timestamp()))
+    world.advance(now.timestamp())
+    return world
 
 
 def serve(standin: Standin, *, port: int = 0, fd: int | None = None) -> None:
@@ -47,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=Limits.requests, help="requests an hour and token")
     options = parser.parse_args(arguments)
     try:
-        world = load_world(options.stars, options.awesome, options.seed)
+        world = synthetic_world(options.seed) if options.stars is None else read_world(options.stars, options.awesome)
     except GhAssetsError as error:
         print(error, file=sys.stderr)  # noqa: T201 - its log, which the error message of its start quotes
         return 1

@@ -39,6 +39,9 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 MAX_PAGE = 400
 """Last page of a list of stargazers; later pages have the status 422."""
 
+MAX_KNOWN_USERS = 50_000
+"""Number of users whose JSON is kept, about a kilobyte each."""
+
 
 def _link_table(text: str) -> dict[str, str]:
     return dict(link.split("=") for link in text.split())
@@ -196,6 +199,7 @@ class Standin:
         async def endpoint(request: Request) -> Response:
             self.quota.in_flight += 1
             self.requests += 1
+            self.world.advance(self.clock.now())
             try:
                 fault = self.faults.next(graphql=request.url.path == "/graphql")
                 replacement = await self.faults.replacement(fault, request) if fault is not None else None
@@ -519,6 +523,8 @@ class Standin:
     def _user_json(self, index: int, base: str) -> bytes:
         known = self._users.get((base, index))
         if known is None:
+            if len(self._users) == MAX_KNOWN_USERS:
+                self._users.clear()
             account = _account_json(self.world.logins[index], self.world.user_ids[index], "User", base)
             known = self._users[base, index] = orjson.dumps(account)
         return known
