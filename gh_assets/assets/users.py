@@ -9,12 +9,11 @@ from gh_assets.assets.collection_plan import STARS_COLLECTED
 from gh_assets.assets.definition import CHAIN_FRESH, collection_asset
 from gh_assets.assets.metadata import length_histogram, measure_seconds, preview
 from gh_assets.collector.state import CollectionState
-from gh_assets.collector.users import merge_users, user_messages
+from gh_assets.collector.users import merge_users, stored_users, user_messages
 from gh_assets.local import progress
 from gh_assets.resources import GitHubResource, MongoResource
 from gh_assets.schemas import USERS
 from gh_assets.storage.consumer import Consumer
-from gh_assets.storage.mongo import Collections
 
 
 @collection_asset(schema=USERS, freshness_policy=CHAIN_FRESH, kinds={"polars", "parquet", "mongodb"})
@@ -31,8 +30,8 @@ def users(
         github.claim_world(database)
         states = CollectionState(database).load()
         table = merge_users(stargazers, {key: state.collected_at for key, state in states.items()})
-        present = {document["_id"]: document for document in database[Collections.USERS].find()}
-        applied = Consumer(database).apply(user_messages(table, present, dt.datetime.now(dt.UTC)))
+        messages = user_messages(table, stored_users(database), dt.datetime.now(dt.UTC))
+        applied = Consumer(database).apply(messages)
     progress.report("users", 1, 1, f"{table.height:,} users")
     lengths = length_histogram(table["stars"].to_numpy(), "stars a user", "Lengths of users' histories")
     return dg.MaterializeResult(

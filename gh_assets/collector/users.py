@@ -5,13 +5,13 @@ Users of old events are known by login alone, and have negative ids until their 
 
 import datetime as dt
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import NamedTuple
 
 import polars as pl
 
 from gh_assets.schemas import USERS, UTC_TIME
 from gh_assets.storage.messages import Message, UserInsert, versioned
-from gh_assets.storage.mongo import Collections
+from gh_assets.storage.mongo import Collections, MongoDatabase
 
 
 def merge_users(stargazers: pl.DataFrame, read_at: Mapping[int, dt.datetime | None]) -> pl.DataFrame:
@@ -43,7 +43,23 @@ def merge_users(stargazers: pl.DataFrame, read_at: Mapping[int, dt.datetime | No
     )
 
 
-def user_messages(table: pl.DataFrame, present: Mapping[int, Mapping[str, Any]], at: dt.datetime) -> Iterator[Message]:
+class StoredUser(NamedTuple):
+    """What MongoDB has about a user; None where a field is missing."""
+
+    login: str | None
+    stars: int | None
+
+
+def stored_users(database: MongoDatabase) -> dict[int, StoredUser]:
+    """Return all users in MongoDB by id, without the rest of their documents: there may be hundreds of thousands."""
+    documents = database[Collections.USERS].find({}, {"login": 1, "collected.stars": 1})
+    return {
+        document["_id"]: StoredUser(document.get("login"), (document.get("collected") or {}).get("stars"))
+        for document in documents
+    }
+
+
+def user_messages(table: pl.DataFrame, present: Mapping[int, StoredUser], at: dt.datetime) -> Iterator[Message]:
     """Yield the messages that store users in Mongo: new ones, and those whose login or number of stars changed.
 
     Parameters
@@ -51,13 +67,12 @@ def user_messages(table: pl.DataFrame, present: Mapping[int, Mapping[str, Any]],
     table : polars.DataFrame
         Of schema ``USERS``.
     present : mapping
-        The documents of the collection ``users``, by id.
+        See `stored_users`.
     at : datetime
         When the table was made: of two messages about a user, the later one wins.
     """
-    for user_id, login, stars in table.select("user_id", "login", "stars").rows():
-        known = present.get(user_id)
-        if known is None or known.get("login") != login or (known.get("collected") or {}).get("stars") != stars:
+    for user_id, login, stars in table.select("user_id", "login", "stars").iter_rows():
+        if present.get(user_id) != (login, stars):
             yield Message(
                 insert=UserInsert(uid=user_id, login=login, seen_at=at),
                 update=versioned(Collections.USERS, user_id, "collected", {"stars": stars}, at),
