@@ -153,14 +153,23 @@ class NewestFirstListing(Listing[Task, Result]):
 
 
 def _is_edge(edge: Any, name: str) -> bool:
-    """Whether an entry has the right types; it is null where the account is deleted."""
+    """Whether an entry has the right types; it is null where the account is deleted.
+
+    It is called for each of millions of stars, and the parser of JSON makes dictionaries: other types of mappings and
+    unions of types take almost twice as long.
+    """
     if edge is None:
         return True
-    if not isinstance(edge, Mapping) or not isinstance(edge.get("starredAt"), str | None):
+    if not isinstance(edge, dict) or not _is_text_or_null(edge.get("starredAt")):
         return False
     node = edge.get("node")
     if node is None:
         return True
-    if not isinstance(node, Mapping) or not isinstance(node.get(name), str | None):
+    if not isinstance(node, dict) or not _is_text_or_null(node.get(name)):
         return False
-    return node.get("databaseId") is None or number_of(node["databaseId"]) is not None
+    number = node.get("databaseId")
+    return number is None or number_of(number) is not None
+
+
+def _is_text_or_null(value: object) -> bool:
+    return value is None or isinstance(value, str)
