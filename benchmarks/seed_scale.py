@@ -152,7 +152,7 @@ def main() -> None:
         home = str((options.home or Path(scratch) / "home").resolve())
         environment = {"GH_ASSETS_HOME": home, "GITHUB_API_URL": url, "GITHUB_TOKENS": "token"}
         environment["GH_ASSETS_AWESOME"] = ",".join(f"synthetic-lists/awesome-{number}" for number in (1, 2, 3))
-        servers, github_server = Memory(home), Memory(f"--port\0{url.rpartition(':')[2]}")
+        servers, github_server = Memory(f"{home}/"), Memory(f"--port\0{url.rpartition(':')[2]}")
         print(f"{'asset':<18} {'seconds':>8} {'processor':>10} {'MiB':>6} {'before':>7} {'server':>7} {'stand-in':>9}")
         for name in ASSETS[: ASSETS.index(options.until) + 1]:
             servers.reset()

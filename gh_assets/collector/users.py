@@ -32,14 +32,23 @@ def merge_users(stargazers: pl.DataFrame, read_at: Mapping[int, dt.datetime | No
     times = pl.DataFrame(
         {"repo_id": list(read_at), "read_at": list(read_at.values())}, schema={"repo_id": pl.Int64, "read_at": UTC_TIME}
     )
-    return (
-        stargazers.unique(["user_id", "repo_id"])
+    # Later readings have larger numbers; of logins read in the same second, it is always the same one that counts.
+    order = (
+        stargazers.select(pl.col("repo_id").unique())
         .join(times, on="repo_id", how="left")
-        # Of logins read in the same second, the order makes it always the same one.
-        .sort("user_id", "read_at", "repo_id", nulls_last=False)
-        .group_by("user_id", maintain_order=True)
-        .agg(pl.col("login").last(), pl.len().cast(pl.Int64).alias("stars"))
+        .sort("read_at", "repo_id", nulls_last=False)
+        .select("repo_id", pl.int_range(pl.len(), dtype=pl.Int32).alias("order"))
+    )
+    # Only what is left of a user is sorted: there are tens of stars a user.
+    return (
+        stargazers.lazy()
+        .select("user_id", "repo_id", "login")
+        .join(order.lazy(), on="repo_id")
+        .group_by("user_id")
+        .agg(pl.col("login").get(pl.col("order").arg_max()), pl.col("order").n_unique().cast(pl.Int64).alias("stars"))
+        .sort("user_id")
         .select(*USERS.columns)
+        .collect()
     )
 
 
