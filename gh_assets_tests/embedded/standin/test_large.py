@@ -39,7 +39,7 @@ def test_any_size_is_a_world(seed: int, repositories: int, users: int, mean_star
             user, last = int(repository.stargazers[-1]), int(repository.starred_at[-1])
             assert [index, last] in world.starred(user).tolist()
             assert last <= UNTIL
-    # Everybody has a star, and nobody more than an eighth of the repositories.
+    # Every user has a star, and none has more than an eighth of the repositories.
     assert stars_of.min() >= 1
     assert stars_of.max() <= max(6, repositories // 8)
     assert all((np.diff(world.starred(user)[:, 1]) <= 0).all() for user in range(users))
