@@ -29,11 +29,13 @@ def test_a_damaged_table_prevents_nothing(asset_store: AssetStore) -> None:
 def test_the_page_and_the_api_name_them_as_soon_as_there_are_histories(own_served_home: ServedHome) -> None:
     archived, known, elsewhere, usual = FIRST + 16, FIRST + 3, 1, FIRST + 4
     rows = [(archived, 900, 1.0), (known, 60, 20.0), (elsewhere, 900, 1.0), (usual, 60, 60.0)]
+    store = asset_store_of(own_served_home.settings)
+    store.write_table("star_trends", STAR_TRENDS.empty())
     with opened(own_served_home.settings) as server:
         assert server.get("/api/v1/rising").json() == []
         assert "Rising" not in server.get("/").text
         trends = pl.DataFrame(rows, schema=STAR_TRENDS.dtypes, orient="row")
-        asset_store_of(own_served_home.settings).write_table("star_trends", trends)
+        store.write_table("star_trends", trends)
         (entry,) = until(lambda: server.get("/api/v1/rising").json())
         assert (entry["repo_id"], entry["full_name"]) == (known, name_of(3))
         assert (entry["stars_last_30_days"], entry["usual_30_days"], entry["ratio"]) == (60, 20.0, 2.6)

@@ -19,7 +19,7 @@ from gh_assets.recommender import EASE, Hybrid, RecVAE, RecVAEConfig
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.models.trained_model import TrainedModel
 from gh_assets.registry import ModelCard, ModelRegistry, Promotion, RegisteredModel, open_registry
-from gh_assets.schemas import REPOS
+from gh_assets.schemas import REPOS, STAR_TRENDS
 from gh_assets.services.connections import asset_store
 from gh_assets.settings import Settings
 from gh_assets.storage.mongo import MongoDatabase
@@ -146,6 +146,15 @@ def furnish(settings: Settings, folder: Path, changes: dict[int, dict[str, Any]]
     served_home.write_repositories(rows)
     asset_store(settings).write_matrix("user_item_matrix", matrix)
     asset_store(settings).write_table("leaderboard", leaderboard_by_known_stars())
+    trends = [
+        (FIRST, 40, 10.0),
+        (FIRST + 1, 90, 10.0),
+        (FIRST + 2, 90, 90.0),
+        (FIRST + 3, 9, 0.0),
+        (FIRST + 4, 90, None),
+    ]
+    trends_table = pl.DataFrame(trends, schema=STAR_TRENDS.dtypes, orient="row")
+    asset_store(settings).write_table("star_trends", trends_table)
     served_home.register(trained_on(matrix), 0.3)
     with served_home.registry() as registry:
         registry.promote(Promotion("hybrid", 1, why="the first one", by="a test"))
