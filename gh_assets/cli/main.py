@@ -17,6 +17,7 @@ from gh_assets.cli.github_standin import github_standin
 from gh_assets.cli.leaderboard import leaderboard
 from gh_assets.cli.models import models
 from gh_assets.cli.output import discard_output, escape, prepare_terminal, stderr
+from gh_assets.cli.plan import plan
 from gh_assets.cli.recommend import recommend
 from gh_assets.cli.run import run
 from gh_assets.cli.serve import serve
@@ -40,7 +41,7 @@ def cli() -> None:
     use_threads(load_settings().threads)
 
 
-for command in (run, status, leaderboard, recommend, tune, models, data, github_standin, serve, doctor):
+for command in (run, plan, status, leaderboard, recommend, tune, models, data, github_standin, serve, doctor):
     cli.add_command(command)
 
 

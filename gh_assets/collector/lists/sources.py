@@ -207,9 +207,26 @@ def read_list(source: str | ListSource, client: GitHubClient) -> ListContent:
     """
     if isinstance(source, str):
         source = find_source(source, client.api_url)
+    if source.local is not None:
+        return read_local_list(source.name, source.local)
+    return _content(source, _files_on_github(source, client))
+
+
+def read_local_list(name: str, place: Path) -> ListContent:
+    """Read a list that is a file or folder on this machine.
+
+    Raises
+    ------
+    InputError
+        See `read_list`.
+    """
+    return _content(ListSource(name, place), _local_files(name, place))
+
+
+def _content(source: ListSource, files: "Iterable[_File]") -> ListContent:
+    """Read the files of a list."""
     documents: list[_Document] = []
     notes: list[str] = []
-    files = _files_on_github(source, client) if source.local is None else _local_files(source.name, source.local)
     for number, (name, read) in enumerate(files):
         if number == MAX_FILES:
             notes.append(
