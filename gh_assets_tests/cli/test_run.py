@@ -147,3 +147,14 @@ def test_closed_lists_are_completed_from_users_and_reported(
     assert known < status["stars"] == world.star_count
     trained = [model["name"] for model in status["models"] if model["name"] in ("hybrid", "recvae")]
     assert trained == ["hybrid", "recvae"] * 2
+
+
+@pytest.mark.slow
+def test_run_on_github_enterprise_ends_without_star_histories(serve_world: ServeWorld, fresh_home: Path) -> None:
+    world = world_of({f"a/{n}": [user for user in range(60) if (user * 7 + n) % 4] for n in range(12)}, users=60)
+    standin, url = serve_world(world)
+    standin.enterprise = True
+    arguments = ["run", "--source", "graphql", "--awesome", LIST, "--epochs", "1"]
+    document = run_json(fresh_home, *arguments, **github_at(url))
+    assert document["stars"] == world.star_count
+    assert document["runs"] == {"SUCCESS": 3}, "the run that finds no star histories is no failure"

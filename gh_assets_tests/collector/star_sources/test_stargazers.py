@@ -64,6 +64,8 @@ def test_a_refresh_collects_the_same_stars_as_a_first_run(
 ) -> None:
     listed = [user for user in range(before + more) if user not in unstarred]
     collecting.state.collection.delete_many({})
+    for partition in list(collecting.tables.partitions()):
+        collecting.tables.delete(partition)
     collecting.rest(world_of({"a/b": list(range(before))}, users=600), max_pages=pages)
     collecting.rest(world_of({"a/b": listed}, users=600), max_pages=pages, full=True)
     stored, expected = collecting.users("a/b"), [5000 + user for user in listed]
