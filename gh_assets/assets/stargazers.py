@@ -1,7 +1,7 @@
 """`stargazers`: who starred a repository, one partition a repository, many partitions in one run."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -157,6 +157,7 @@ def collect_partitions(
         services.github.client_if_any(database, max_requests=max_requests) as client,
     ):
         services.github.claim_world(database)
+        options = replace(options, listed=frozenset(repos["repo_id"].drop_nulls().to_list()))
         result = collect(options, repositories, client, database, services.gcs.asset_store(), reported)
     unlisted = sorted(set(partitions) - {repository.partition for repository in repositories})
     if unlisted:

@@ -102,6 +102,10 @@ def stale_stars(
     return _collect(gcs, mongo, policy, [reason for reason in planning.ALL_REASONS if reason is not DueReason.NEW])
 
 
+MIN_LOOKS, LOOKS_EVERY = 50, dt.timedelta(minutes=5)
+"""Fewer due feeds than this wait until the last look is so long ago: each run leaves events in Dagster's storage."""
+
+
 def _collect(
     gcs: GcsResource, mongo: MongoResource, policy: PolicyResource, reasons: list[DueReason]
 ) -> RunReason | dg.SkipReason:
@@ -120,7 +124,7 @@ def _collect(
     config = {"which": [reason.value for reason in reasons], "patient": True}
     rest = f" (of {due.height:,} due)" if affordable.height < due.height else ""
     text = f"{planning.summarize(affordable)}{rest}."
-    return RunReason(f"plan {plan.generation}", text, {"ops": {choose_due.name: {"config": config}}})
+    return RunReason(f"plan {plan.fingerprint()}", text, {"ops": {choose_due.name: {"config": config}}})
 
 
 @_sensor(job=histories_job, every=dt.timedelta(minutes=15))
@@ -157,9 +161,9 @@ def event_feeds(
 ) -> RunReason | dg.SkipReason:
     """Request a run for event feeds that are due, of repositories whose lists are closed.
 
-    When stars may soon be washed out of feeds, which hold 300 events: looks at those first that fill up
-    first, two thousand at most in a run, and leaves a share of the REST quota to people (GH_ASSETS_QUOTA_RESERVE). A
-    feed without news costs nothing. Off until you turn it on: it spends the tokens' quota.
+    When stars may soon be washed out of feeds, which hold 300 events: looks at the most overdue ones first, two
+    thousand at most in a run, and leaves a share of the REST quota to people (GH_ASSETS_QUOTA_RESERVE). A feed without
+    news costs nothing. Waits for a run that reads lists. Off until you turn it on: it spends the tokens' quota.
     """
     plan = read_plan(gcs.asset_store())
     if plan is None:
@@ -168,6 +172,9 @@ def event_feeds(
     due = planning.feeds_due(plan.table, now)
     if not due.height:
         return dg.SkipReason("No event feed is due.")
+    latest = plan.table["looked_at"].max()
+    if due.height < MIN_LOOKS and isinstance(latest, dt.datetime) and latest > now - LOOKS_EVERY:
+        return dg.SkipReason(f"{due.height:,} event feeds are due; a run so soon after the last needs {MIN_LOOKS}.")
     with mongo.database() as database:
         quota = policy.quota(database, now, "events")
     affordable = planning.affordable_prefix(due.head(MAX_LOOKS), quota.pages)

@@ -12,15 +12,16 @@ from gh_assets.assets.retries import without_retries
 from gh_assets.automation.archive_ops import read_days_of_the_archive
 from gh_assets.automation.history_ops import read_due_histories
 from gh_assets.automation.jobs import archive_job, histories_job, range_tags, refresh_job, repos_job
-from gh_assets.cli.failures import EXPLAINED_ERRORS, cause_of
+from gh_assets.cli.failures import EXPLAINED_ERRORS, cause_of, explain
 from gh_assets.cli.options import ChainOptions
 from gh_assets.collector.gharchive import days_of
 from gh_assets.collector.seed_users import read_seeds_file
 from gh_assets.collector.star_sources.base import SOURCES
 from gh_assets.collector.stars_file import read_stars
 from gh_assets.embedded.servers import HomeWorld, choose_world, read_world
-from gh_assets.errors import CheckFailedError, ConfigurationError, GhAssetsError, InputError
+from gh_assets.errors import CheckFailedError, ConfigurationError, InputError
 from gh_assets.instance.configuration import open_instance
+from gh_assets.instance.history import history_folder
 from gh_assets.instance.internals import DagsterAssetCheckFailedError
 from gh_assets.instance.launcher import OWN_PROCESS, execute_job, fail_dead_runs
 from gh_assets.local.progress import Progress, use_progress
@@ -83,7 +84,7 @@ def run_chain(settings: Settings, options: ChainOptions, progress: Progress) -> 
         tags = range_tags(partitions[0], partitions[-1])
         result = execute(defs, refresh_job.name, instance, _op_config(options, max_requests), tags)
         if SOURCES[str(options.source)].resource is not None:
-            _read_histories(defs, instance, max_requests, result, progress)
+            _read_histories(settings, defs, instance, max_requests, result, progress)
     checks = result.get_asset_check_evaluations()
     failed = [f"{check.asset_key.to_user_string()}: {check.check_name}" for check in checks if not check.passed]
     for name in failed:
@@ -98,6 +99,7 @@ def _requests_of(result: dg.JobExecutionResult, name: str = "requests") -> int:
 
 
 def _read_histories(
+    settings: Settings,
     defs: dg.Definitions,
     instance: DagsterInstance,
     max_requests: int | None,
@@ -115,8 +117,8 @@ def _read_histories(
             return
     try:
         execute(defs, histories_job.name, instance, {read_due_histories.name: {"config": config}})
-    except GhAssetsError as error:
-        progress.notify(f"The star histories were not read: {error}")
+    except EXPLAINED_ERRORS as error:
+        progress.notify(f"The star histories were not read: {explain(error, history_folder(settings))}")
 
 
 def prepare_world(settings: Settings, options: ChainOptions) -> str:

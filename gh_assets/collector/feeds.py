@@ -64,7 +64,8 @@ class Gap(BaseModel):
 
     def sentence(self) -> str:
         """Describe the gap in a sentence's part."""
-        return f"its feed was full: stars from {self.after:%Y-%m-%d %H:%M} to {self.before:%Y-%m-%d %H:%M} UTC may lack"
+        after, before = (f"{moment:%Y-%m-%d %H:%M}" for moment in (self.after, self.before))
+        return f"its feed was full: stars from {after} to {before} UTC may be missing"
 
 
 class FeedState(BaseModel):

@@ -8,6 +8,7 @@ import polars as pl
 from gh_assets.collector.history_state import HistoryState
 from gh_assets.collector.star_history import DAY
 from gh_assets.collector.state import RepositoryState
+from gh_assets.errors import StoredDataError
 from gh_assets.github.outcomes import Outcome
 from gh_assets.github.times import star_day, star_days
 from gh_assets.storage.asset_store import AssetStore, TableView
@@ -54,11 +55,13 @@ def compare(store: AssetStore, pairs: Sequence[tuple[RepositoryState, HistorySta
     ----------
     store : AssetStore
     pairs : sequence of (RepositoryState, HistoryState)
-        Those without stars or without a history are left out; at most `MAX_COMPARED` are compared.
+        Those without stars, without a history or with a damaged table are left out; at most `MAX_COMPARED` are
+        compared.
     """
     usable = [pair for pair in pairs if _both_stored(*pair)]
     step = max(1, -(-len(usable) // MAX_COMPARED))
-    return [_agreement(store, stars, history) for stars, history in usable[::step]]
+    found = (_agreement(store, stars, history) for stars, history in usable[::step])
+    return [agreement for agreement in found if agreement is not None]
 
 
 def _both_stored(stars: RepositoryState, history: HistoryState) -> bool:
@@ -66,13 +69,20 @@ def _both_stored(stars: RepositoryState, history: HistoryState) -> bool:
     return is_read and stars.partition == history.partition and history.checksum is not None
 
 
-def _agreement(store: AssetStore, stars: RepositoryState, history: HistoryState) -> Agreement:
+def _agreement(store: AssetStore, stars: RepositoryState, history: HistoryState) -> Agreement | None:
+    """Compare one repository; None if a table is damaged or no day is known."""
     assert stars.collected_at is not None
     assert history.read_until is not None
-    counted = store.read_table("star_history", history.partition)
-    times = store.read_table("stargazers", stars.partition, TableView(("starred_at",)))["starred_at"].drop_nulls()
+    try:
+        counted = store.read_table("star_history", history.partition)
+        times = store.read_table("stargazers", stars.partition, TableView(("starred_at",)))["starred_at"].drop_nulls()
+    except StoredDataError:
+        return None
     collected = pl.DataFrame({"day": star_days(times)}).group_by("day").agg(pl.len().cast(pl.Int64).alias("collected"))
-    first = max([day for day in (counted["day"].min(), collected["day"].min()) if day is not None])
+    days = [day for day in (counted["day"].min(), collected["day"].min()) if day is not None]
+    if not days:
+        return None
+    first = max(days)
     last = min(star_day(stars.collected_at.timestamp()), history.read_until.date()) - DAY
     both = (
         counted.select("day", counted="stars")

@@ -118,6 +118,8 @@ class HistoryReader:
         AuthenticationError, RateLimitedError, BudgetSpentError, CancelledError, OutageError
             If no more requests are possible.
         """
+        if known is not None and known.weeks:
+            self.count(found=True)  # this GitHub has had histories
         reading = _Reading(self, repository, known or KnownHistory({}))
         try:
             return reading.result()

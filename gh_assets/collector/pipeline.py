@@ -215,7 +215,8 @@ class StarPipeline:
             if checksum is None or (checksum != expected.get(partition) and not _is_readable(self.store, partition)):
                 logger.warning("The stored stars of %s are damaged: they are collected again.", partition)
                 self.store.repair(partition)
-            else:
+                checksum = self.store.checksums([partition]).get(partition)
+            if checksum is not None:
                 intact[partition] = checksum
         return intact
 

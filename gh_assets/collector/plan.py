@@ -8,6 +8,7 @@ of a second there, and three seconds in Mongo.
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -22,7 +23,7 @@ from gh_assets.collector.state import CollectionState, RepositoryState
 from gh_assets.errors import InputError, StoredDataError
 from gh_assets.github.limits import PAGE_SIZE
 from gh_assets.github.outcomes import REACHABLE, Outcome
-from gh_assets.github.times import star_day
+from gh_assets.github.times import star_days
 from gh_assets.schemas import COLLECTION_PLAN, UTC_TIME
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.mongo import MongoDatabase
@@ -120,6 +121,11 @@ class StoredPlan:
     table: pl.DataFrame
     generation: int
 
+    def fingerprint(self) -> str:
+        """Return a fingerprint of all but what a look at an event feed changes."""
+        changed = ("looked_at", "next_look_at", "events_a_day", "stars_a_day", "stars", "collected_at", "gained")
+        return hashlib.sha256(self.table.drop(changed).hash_rows().to_numpy().tobytes()).hexdigest()[:16]
+
 
 def make_plan(database: MongoDatabase, repos: pl.DataFrame) -> Plan:
     """Make a plan from the table `repos` and the states in Mongo."""
@@ -174,7 +180,12 @@ def plan_table(
         pl.Series(name, [getattr(state, source, None) for state in known], dtype=COLLECTION_PLAN.dtypes[name])
         for name, source in sources.items()
     ]
-    gained = [_gained(state, (histories or {}).get(repo_id)) for repo_id, state in zip(ids, known, strict=True)]
+    of_repositories = [(histories or {}).get(repo_id) for repo_id in ids]
+    days = star_days(next(column for column in added if column.name == "collected_at"))
+    gained = [
+        None if history is None or day is None else history.gained_since(day)
+        for history, day in zip(of_repositories, days, strict=True)
+    ]
     added.append(pl.Series("gained", gained, dtype=COLLECTION_PLAN.dtypes["gained"]))
     feeds = [None if state is None else state.feed for state in known]
     added += [
@@ -182,13 +193,6 @@ def plan_table(
         for name in ("looked_at", "next_look_at", "events_a_day", "stars_a_day")
     ]
     return reachable.with_columns(added).select(list(COLLECTION_PLAN.dtypes))
-
-
-def _gained(state: RepositoryState | None, history: HistoryState | None) -> int | None:
-    """Return the stars of the whole days after the stars were read; None if there is no history of them."""
-    if state is None or state.collected_at is None or history is None:
-        return None
-    return history.gained_since(star_day(state.collected_at.timestamp()))
 
 
 def _moved() -> pl.Expr:

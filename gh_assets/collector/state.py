@@ -128,6 +128,9 @@ def state_after(
         "feed": feed,
         "collected_otherwise_at": otherwise,
     }
+    if is_look and before is not None and collected.table is None and collected.outcome is Outcome.UNKNOWN:
+        # That a look found nothing, or failed, says nothing of what other sources have found.
+        changes |= {"outcome": before.outcome, "reason": before.reason}
     if collected.table is None:
         return before.model_copy(update=changes) if before is not None else RepositoryState(**changes)
     # After a look the stars that were given before are as old as they were, and due by the count of that time.

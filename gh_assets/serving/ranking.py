@@ -200,8 +200,11 @@ class Ranker:
             return self._table(lists, matrix.user_ids[start:], logins)
 
         # Much of the work is not a matrix product, so batches at the same time are faster than one in many threads.
-        starts = range(0, matrix.stars.shape[0], USERS_PER_BATCH)
-        yield from map_in_order(table, starts, torch.get_num_threads(), initializer=partial(torch.set_num_threads, 1))
+        starts, threads = range(0, matrix.stars.shape[0], USERS_PER_BATCH), torch.get_num_threads()
+        try:
+            yield from map_in_order(table, starts, threads, initializer=partial(torch.set_num_threads, 1))
+        finally:
+            torch.set_num_threads(threads)  # otherwise threads that are started later would have one
 
     def _substitute_matrix(self, repo_ids: NDArray[np.int64], items: NDArray[np.int64]) -> Csr | None:
         """Map columns of a matrix that the model does not know to their substitutes, shape (columns, items)."""

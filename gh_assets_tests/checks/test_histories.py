@@ -82,6 +82,21 @@ def test_repositories_with_too_few_collected_stars_warn(
     assert metadata["agreeing_days_share"] == 1 - lost / 8
 
 
+def test_repositories_with_a_damaged_or_missing_table_are_not_compared(
+    github_of: GitHubOf, database: MongoDatabase, resources: dict[str, Any]
+) -> None:
+    store = asset_store(load_settings())
+    world = daily_world()
+    _, client = github_of(world)
+    collecting = Collecting(store, CollectionState(database), github_of)
+    collecting.rest(world, client=client)
+    read_histories(refs(world), client, database, store, max_pages=20)
+    collecting.tables.delete("a/r0")
+    store.objects.write("assets/star_history/a/r1.parquet", b"garbage")
+    result = result_of(histories.collected_stars_match_githubs_days, resources["mongo"], resources["gcs"])
+    assert result.metadata["compared"].value == 2
+
+
 def test_nothing_to_compare_passes(resources: dict[str, Any]) -> None:
     result = result_of(histories.collected_stars_match_githubs_days, resources["mongo"], resources["gcs"])
     assert result.passed

@@ -223,6 +223,14 @@ def test_enterprise_has_no_histories_and_is_asked_for_few(github_of: GitHubOf) -
     assert [one.requests for one in results] == [3] * MISSING_HISTORIES + [0] * 5
 
 
+def test_a_github_that_has_had_histories_is_asked_on(github_of: GitHubOf) -> None:
+    _, client = github_of(troubled_world(), enterprise=True)
+    reader = HistoryReader(client, 10)
+    known = KnownHistory({dt.date(2026, 1, 4): (0,) * 7})
+    results = [reader.read(ref(1, "good/one", 250), known) for _ in range(MISSING_HISTORIES + 1)]
+    assert [one.requests for one in results] == [3] * (MISSING_HISTORIES + 1)
+
+
 def test_a_path_by_name_alone_is_found() -> None:
     """The documented path has the name; that by id is known from other lists."""
     page = Response(b'[{"week": 1788652800, "total": 1, "days": [1, 0, 0, 0, 0, 0, 0]}]')

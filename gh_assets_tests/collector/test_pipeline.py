@@ -259,6 +259,16 @@ def test_damaged_table_of_a_closed_list_is_replaced_by_its_previous_version(coll
     assert collecting.users("a/b") == [5001, 5002]
 
 
+def test_stars_of_the_previous_version_of_a_damaged_table_are_kept(collecting: Collecting, home: Path) -> None:
+    """What is read next may be but a part of the list."""
+    collecting.rest(world_of({"a/b": list(range(250))}))
+    world = world_of({"a/b": list(range(300))})
+    collecting.rest(world)
+    damage(collecting, home, "assets/stargazers/a/b.parquet", b"garbage", behind_its_back=True)
+    collecting.rest(world, max_pages=1)
+    assert set(collecting.users("a/b")) >= {5000 + user for user in range(250)}
+
+
 USERS = 1500
 
 

@@ -13,6 +13,7 @@ from gh_assets.collector.plan import (
     ALL_REASONS,
     DueReason,
     RefreshPolicy,
+    StoredPlan,
     affordable_prefix,
     due,
     feeds_due,
@@ -24,7 +25,7 @@ from gh_assets.collector.plan import (
 from gh_assets.collector.state import RepositoryState
 from gh_assets.errors import InputError
 from gh_assets.github.outcomes import Outcome
-from gh_assets.schemas import COLLECTION_PLAN, REPOS
+from gh_assets.schemas import COLLECTION_PLAN, REPOS, UTC_TIME
 
 NOW = dt.datetime(2026, 11, 25, 12, tzinfo=dt.UTC)
 HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
@@ -206,3 +207,11 @@ def test_a_look_at_a_feed_leaves_other_reasons_as_they_are() -> None:
     assert DueReason.FEED not in ALL_REASONS
     assert parse_reasons(["feed"]) == (DueReason.FEED,)
     assert due(plan_of(FEED), NOW, RefreshPolicy()).is_empty()
+
+
+def test_the_fingerprint_of_a_plan_does_not_change_with_looks() -> None:
+    plan = plan_of(FEED, {})
+    looked = plan.with_columns(looked_at=pl.lit(NOW, UTC_TIME), events_a_day=pl.lit(7.0), stars=pl.lit(9, pl.Int64))
+    counted = plan.with_columns(stargazer_count=pl.lit(10_000, pl.Int64))
+    assert StoredPlan(plan, 1).fingerprint() == StoredPlan(looked, 2).fingerprint()
+    assert StoredPlan(plan, 1).fingerprint() != StoredPlan(counted, 1).fingerprint()

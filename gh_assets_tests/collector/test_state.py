@@ -3,9 +3,11 @@
 import datetime as dt
 from typing import Any
 
-from gh_assets.collector.star_sources.base import Page, StarRows
+import pytest
+
+from gh_assets.collector.star_sources.base import Page, StarCollection, StarRows
 from gh_assets.collector.star_sources.starred_state import StarredState, UserState
-from gh_assets.collector.state import UNSTARS_CHECKED, CollectionState, MongoCheckpoint, RepositoryState
+from gh_assets.collector.state import UNSTARS_CHECKED, CollectionState, MongoCheckpoint, RepositoryState, state_after
 from gh_assets.github.outcomes import Outcome
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets_tests.support.collecting import Collecting, ref
@@ -82,3 +84,12 @@ def test_false_unstars_are_deleted_once_and_true_ones_kept(collecting: Collectin
     assert collecting.rest(world).asked == 0
     left = {document["unstar"]["user_id"] for document in database["unstars"].find()}
     assert left == {5002, 5099}, "one was given again later, one is not in the table"
+
+
+@pytest.mark.parametrize("outcome", [Outcome.OK, Outcome.RESTRICTED])
+def test_a_look_that_finds_nothing_leaves_the_outcome_as_it_was(outcome: Outcome) -> None:
+    before = RepositoryState(repo_id=1, partition="a/b", full_name="a/b", outcome=outcome, stars=5, reason="as before")
+    look = StarCollection(ref(1, "a/b", 5), Outcome.UNKNOWN, "its feed of events has shown no star yet")
+    after = state_after(before, look, "events", 10, None)
+    assert (after.outcome, after.reason, after.stars) == (outcome, "as before", 5)
+    assert state_after(before, look, "graphql", 10, None).outcome is Outcome.UNKNOWN

@@ -76,6 +76,9 @@ class CollectionOptions:
     full : bool
         Read every list again, also where GitHub's count of the stars is the same, to its end, which detects stars that
         were taken back.
+    listed : collection of int
+        Ids of all listed repositories, of which a run may collect but a part: users are judged by their stars on all.
+        Empty: those that are collected.
     workers : int
         Number of concurrent requests, and of concurrent repositories.
     force : collection of int
@@ -94,6 +97,7 @@ class CollectionOptions:
     full: bool = False
     workers: int = 8
     force: Collection[int] = frozenset()
+    listed: Collection[int] = frozenset()
     quota_reserve: float = 0.0
 
 

@@ -64,7 +64,7 @@ class StarredReport:
     unchanged : int
     stars : int
     gained : int
-        Stars on wanted repositories that no list had before.
+        Stars on listed repositories that no list had before.
     unread : int
         Users whose lists could not be read whole; the next run collects them again.
     outcomes : Counter
@@ -109,6 +109,7 @@ class StarredLists:
     yields: Yields = field(default_factory=Yields)
     report: StarredReport = field(default_factory=StarredReport)
     _wanted: frozenset[int] = field(default=frozenset(), init=False)
+    _stars_of_wanted: int = field(default=0, init=False)
     name = "starred"
 
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
@@ -148,9 +149,11 @@ class StarredLists:
     def _collect_users(self, tasks: Sequence[CollectionTask], workers: int) -> None:
         repositories = [task.repository for task in tasks]
         states = self.state.load()
-        new, due = select_users([*stored_users(tasks), *self.seeds(repositories)], states, self.options)
+        named, self._stars_of_wanted = users_of_stored_stars(tasks, workers)
+        new, due = select_users([*named, *self.seeds(repositories)], states, self.options)
         room = max(0, self.options.max_users - len(states))
-        self._frontier = Frontier(new, due, self.yields, room, self._has_enough(repositories, states))
+        needed = self.options.target_share * sum(repository.stargazer_count or 0 for repository in repositories)
+        self._frontier = Frontier(new, due, self.yields, room, lambda: self._stars_of_wanted >= needed > 0)
         self.report.known, self.report.total = len(states), len(self._frontier)
         if self.report.total:
             self.progress(self.report)
@@ -162,14 +165,6 @@ class StarredLists:
         self._read(unread, states, workers)
         self.report.unread = len(unread_users(unread, self.state.load()))
         self._sweep()
-
-    def _has_enough(
-        self, repositories: Sequence[RepositoryRef], states: Mapping[int | str, UserState]
-    ) -> Callable[[], bool]:
-        """Return whether the wanted share of the stars that GitHub counts is known, as a function of the present."""
-        known = sum(state.hits or 0 for state in states.values())
-        needed = self.options.target_share * sum(repository.stargazer_count or 0 for repository in repositories)
-        return lambda: known + self.report.gained >= needed > 0
 
     def _read(self, users: Iterable[SeedUser], states: Mapping[int | str, UserState], workers: int) -> None:
         """Read the lists of users, and store them."""
@@ -204,11 +199,12 @@ class StarredLists:
     def _count(self, entry: UserList, before: UserState | None) -> None:
         new = None
         if entry.rows is not None:
-            hits = len(self._times_of_hits(entry.rows))
-            known = 0 if before is None else before.hits
-            gained = 0 if known is None else max(0, hits - known)
-            new = max(0, gained - entry.seed.known_stars) if before is None else gained
-            self.report.gained += gained
+            since = None if before is None else before.collected_at
+            hits = self._hits(entry.rows)
+            later = [repo_id for repo_id, at in hits if since is None or (at is not None and at > since)]
+            new = len(later) if before is not None else max(0, len(later) - entry.seed.known_stars)
+            self._stars_of_wanted += sum(repo_id in self._wanted for repo_id in later)
+            self.report.gained += len(later)
             self.report.stars += entry.rows.height
         self._frontier.learn(entry.seed, new, entry.requests)
         self.report.collected += 1
@@ -216,10 +212,11 @@ class StarredLists:
         self.report.outcomes[entry.outcome.value] += 1
         self.progress(self.report)
 
-    def _times_of_hits(self, rows: pl.DataFrame) -> list[dt.datetime | None]:
-        """Return the times of the stars on wanted repositories."""
+    def _hits(self, rows: pl.DataFrame) -> list[tuple[int, dt.datetime | None]]:
+        """Return the stars on listed repositories, of which a run may want but a part, and their times."""
+        listed = self.options.listed or self._wanted
         stars = zip(rows["repo_id"].to_list(), rows["starred_at"].to_list(), strict=True)
-        return [starred_at for repo_id, starred_at in stars if repo_id in self._wanted]
+        return [(repo_id, starred_at) for repo_id, starred_at in stars if repo_id in listed]
 
     def _write(self, lists: Sequence[UserList], states: Mapping[int | str, UserState]) -> None:
         """Write a segment, then the states that name it."""
@@ -242,12 +239,12 @@ class StarredLists:
                 holder = before.segment if before is not None else None
             else:
                 holder = segment if entry.rows.height else None
-            times = self._times_of_hits(entry.rows)
-            recent = sum(time is not None and time > now - dt.timedelta(days=RECENT_DAYS) for time in times)
+            hits = self._hits(entry.rows)
+            recent = sum(at is not None and at > now - dt.timedelta(days=RECENT_DAYS) for _, at in hits)
             saved.append(
                 UserState(
                     user_id=key, login=entry.login, outcome=entry.outcome, segment=holder, stars=entry.rows.height,
-                    hits=len(times), hits_a_day=recent / RECENT_DAYS, max_pages=self.options.max_pages,
+                    hits=len(hits), hits_a_day=recent / RECENT_DAYS, max_pages=self.options.max_pages,
                     etag=entry.etag, collected_at=now, asked_at=now, **coverage_fields(entry),
                 )
             )  # fmt: skip
@@ -356,20 +353,21 @@ def _magnitude(expected: float | None) -> int:
     return math.frexp(expected)[1] if expected else 0
 
 
-def stored_users(tasks: Iterable[CollectionTask]) -> list[SeedUser]:
-    """Return the users of stars that are stored, such as those of repositories' event feeds."""
+def users_of_stored_stars(tasks: Sequence[CollectionTask], workers: int) -> tuple[list[SeedUser], int]:
+    """Return the users whom stored stars of event feeds and of GH Archive name, and the number of all stored stars."""
     found: dict[int, SeedUser] = {}
-    for task in tasks:
-        previous = task.load_previous()
+    stars = 0
+    for task, previous in map_bounded(lambda task: (task, task.load_previous()), tasks, workers):
         if previous is None:
             continue
+        stars += previous.table.height
         of_others = previous.table.filter(pl.col("source").is_in(["events", "gharchive"]) & (pl.col("user_id") > 0))
         size = task.repository.stargazer_count or 0
         for user_id, login, source in of_others.select("user_id", "login", "source").rows():
             before = found.get(user_id)
             weight, smallest = (1, size) if before is None else (before.weight + 1, min(before.smallest, size))
             found[user_id] = SeedUser(login, user_id, weight, source, smallest)
-    return list(found.values())
+    return list(found.values()), stars
 
 
 def unread_users(users: Iterable[SeedUser], states: Mapping[int | str, UserState]) -> list[SeedUser]:
@@ -393,6 +391,8 @@ def _merged(seeds: Iterable[SeedUser], states: Mapping[int | str, UserState]) ->
         if user.key not in users or users[user.key].weight < user.weight:
             users[user.key] = user
     for key, state in states.items():
+        if isinstance(key, str) and state.login.lower() in ids:
+            continue  # the list was read later under the user's id
         users.setdefault(key, SeedUser(state.login, key if isinstance(key, int) else None, 0))
     return users
 

@@ -43,7 +43,7 @@ class EventFeeds:
 
     world: World
     delay: tuple[float, float] = (30.0, 6 * 3600.0)
-    _days: dict[tuple[int, float, int], _Columns] = field(default_factory=dict)
+    _days: dict[tuple[int, float], dict[int, _Columns]] = field(default_factory=dict)
 
     def visible(self, repository: Repository, now: float) -> _Columns:
         """Return the events that a feed shows at a time, newest first."""
@@ -65,18 +65,18 @@ class EventFeeds:
     def _others(self, repository: Repository, now: float) -> _Columns:
         last = int(now // 86_400)
         days = range(last - FEED_SECONDS // 86_400, last + 1)
-        return np.concatenate([self._others_of_day(repository, day) for day in days])
+        key = repository.repo_id, repository.other_events_a_day
+        known = self._days.get(key, {})
+        self._days[key] = {day: known[day] if day in known else self._others_of_day(repository, day) for day in days}
+        return np.concatenate(list(self._days[key].values()))
 
     def _others_of_day(self, repository: Repository, day: int) -> _Columns:
-        key = (repository.repo_id, repository.other_events_a_day, day)
-        if key not in self._days:
-            rng = np.random.default_rng([repository.repo_id, day])
-            count = int(rng.poisson(repository.other_events_a_day)) if self.world.logins else 0
-            when = day * 86_400 + rng.integers(0, 86_400, count)
-            who = rng.integers(0, 2**31, count)
-            kinds = rng.integers(0, len(OTHER_KINDS), count)
-            self._days[key] = self._rows(repository, when, who, kinds, _mixed(when, who + 1))
-        return self._days[key]
+        rng = np.random.default_rng([repository.repo_id, day])
+        count = int(rng.poisson(repository.other_events_a_day)) if self.world.logins else 0
+        when = day * 86_400 + rng.integers(0, 86_400, count)
+        who = rng.integers(0, 2**31, count)
+        kinds = rng.integers(0, len(OTHER_KINDS), count)
+        return self._rows(repository, when, who, kinds, _mixed(when, who + 1))
 
     def _rows(
         self, repository: Repository, when: NDArray[np.int64], who: NDArray[np.int64], kind: Any, mixed: Any

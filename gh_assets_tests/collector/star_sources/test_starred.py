@@ -12,7 +12,7 @@ from gh_assets.collector.star_sources import starred as starred_module
 from gh_assets.collector.star_sources.base import CollectionOptions, CollectionTask, PreviousStars
 from gh_assets.collector.star_sources.gharchive import ArchivedStars
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
-from gh_assets.collector.star_sources.starred import select_users, stored_users
+from gh_assets.collector.star_sources.starred import select_users, users_of_stored_stars
 from gh_assets.collector.star_sources.starred_lists import RestStarred, StarredListTask, UserList
 from gh_assets.collector.star_sources.starred_state import SeedUser, UserState
 from gh_assets.embedded.standin.faults import Faults
@@ -23,7 +23,7 @@ from gh_assets_tests.conftest import GitHubOf
 from gh_assets_tests.support.collecting import Collecting, refs
 from gh_assets_tests.support.commands import stored_file
 from gh_assets_tests.support.github import client_of
-from gh_assets_tests.support.starred import READERS, Lists, Reader, users_of
+from gh_assets_tests.support.starred import READERS, Lists, Reader, all_users, users_of
 from gh_assets_tests.support.worlds import world_of
 
 
@@ -255,6 +255,33 @@ def test_no_further_users_are_sought_when_the_wanted_share_is_known(lists: Lists
     assert sum(state.hits or 0 for state in lists.state.load().values()) == 800
 
 
+def test_a_run_over_a_part_of_the_repositories_seeks_users_and_judges_lists_by_all(lists: Lists) -> None:
+    now = int(dt.datetime.now(dt.UTC).timestamp())
+    world = world_of({f"a/{n}": list(range(40)) for n in range(5)} | {"b/new": list(range(60, 90))}, users=90)
+    for repository in world.repositories[:-1]:
+        repository.starred_at = np.full(len(repository.stargazers), now - 86_400)
+    listed = frozenset(ref.repo_id for ref in refs(world))
+    known = [user for user in all_users(world) if user.user_id is not None and user.user_id < 5040]
+    lists.run(world, known, listed=listed)
+    part = [CollectionTask(ref) for ref in refs(world) if ref.full_name == "b/new"]
+    source = lists.source(lists.client_of(world), world, listed=listed, full=True)
+    (collected,) = source.collect(part, 2)
+    assert users_of(collected) == set(range(5060, 5090)), "people of the new repository are sought"
+    states = lists.state.load()
+    assert states[5000].hits == 5, "stars on all repositories count"
+    assert states[5000].hits_a_day == pytest.approx(5 / 90)
+    assert source.report.gained == 30, "those of known users are not new"
+
+
+def test_the_state_of_a_login_whose_id_is_known_now_is_not_due() -> None:
+    failed = state_of(7, days=1, hits_a_day=None, outcome=Outcome.UNKNOWN)
+    states: dict[int | str, UserState] = {
+        "login:user-7": failed.model_copy(update={"user_id": "login:user-7"}),
+        7: state_of(7, days=1, hits_a_day=0.0),
+    }
+    assert select_users([], states, CollectionOptions("starred")) == ([], [])
+
+
 def test_users_of_stored_stars_are_found(lists: Lists) -> None:
     world = world_of({"a/b": [0, 1, 2], "c/d": [1]}, users=3)
     table = pl.DataFrame(
@@ -268,6 +295,8 @@ def test_users_of_stored_stars_are_found(lists: Lists) -> None:
         schema=STARGAZERS.dtypes,
     )
     tasks = [CollectionTask(ref, lambda: PreviousStars(table, [])) for ref in refs(world)[:2]]
-    found = {user.user_id: user for user in stored_users(tasks)}
+    users, stars = users_of_stored_stars(tasks, 2)
+    found = {user.user_id: user for user in users}
+    assert stars == 6
     assert set(found) == {5001, 5002}
     assert (found[5001].source, found[5001].weight, found[5001].smallest) == ("events", 2, 1)
