@@ -35,6 +35,9 @@ repositories get their stars in surges, when a front page names them. A look tha
 RETRY_AFTER = dt.timedelta(hours=1)
 """Time until a feed that could not be read is requested again."""
 
+MAX_DOUBTS = 1
+"""Looks after which a feed without the newest known event is believed: accounts are deleted with their events."""
+
 MAX_GAPS = 20
 """Number of gaps that are kept, the newest ones; all are counted."""
 
@@ -91,6 +94,8 @@ class FeedState(BaseModel):
         Rates at the last look.
     gaps : list of Gap
     gap_count : int
+    doubts : int
+        Number of the last looks that did not find the newest known event where it had to be.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -106,6 +111,7 @@ class FeedState(BaseModel):
     stars_a_day: float = 0.0
     gaps: list[Gap] = Field(default_factory=list)
     gap_count: int = 0
+    doubts: int = 0
 
     @property
     def newest(self) -> tuple[dt.datetime, int] | None:

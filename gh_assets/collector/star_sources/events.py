@@ -18,6 +18,7 @@ from gh_assets.collector.feeds import (
     FEED_AGE,
     FEED_EVENTS,
     MAX_DELAY,
+    MAX_DOUBTS,
     MAX_GAPS,
     MAX_WAIT,
     POLL_SECONDS,
@@ -46,6 +47,8 @@ from gh_assets.github.responses import GitHubResponse
 from gh_assets.github.times import parse_time
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.schemas import STARGAZERS
+
+LACKS_EVENTS = "its feed lacks the events that it held at the last look"
 
 MAX_PAGES = FEED_EVENTS // PAGE_SIZE
 
@@ -287,7 +290,10 @@ class FeedLook:
             self.gap = Gap(after=self.feed.looked_at, before=oldest[0])
         elif known is not None and (oldest is None or oldest > known) and known[0] > self.at - FEED_AGE + MAX_DELAY:
             # A feed that is not full holds all events of its time.
-            self.problem = "its feed lacks the events that it held at the last look"
+            if self.feed.doubts < MAX_DOUBTS:
+                self.problem = LACKS_EVENTS
+            else:
+                self.gap = Gap(after=known[0], before=self.at if oldest is None else oldest[0])
         elif self.at - self.feed.looked_at > FEED_AGE:
             self.gap = Gap(after=self.feed.looked_at, before=self.at - FEED_AGE)
 
@@ -312,11 +318,14 @@ class FeedLook:
             return before.model_copy(update={"next_look_at": self.at + (MAX_WAIT if is_final else RETRY_AFTER)})
         changes: dict[str, Any] = {"poll_seconds": self.poll_seconds, "stars": stars}
         if self.problem is not None:
-            return before.model_copy(update=changes | {"next_look_at": self.at + RETRY_AFTER})
+            doubts = before.doubts + (self.problem == LACKS_EVENTS)
+            return before.model_copy(update=changes | {"next_look_at": self.at + RETRY_AFTER, "doubts": doubts})
         if not self.not_modified:
             # Between the rate now and the one before, unless it grew: a surge may go on after a pause.
             events = max(self.rates[0], (self.rates[0] + before.events_a_day) / 2)
-            newest = max((key for key in self.keys if key[0] <= self.at), default=before.newest)
+            # What a feed has lost is not looked for again.
+            unseen = before.newest if self.gap is None else None
+            newest = max((key for key in self.keys if key[0] <= self.at), default=unseen)
             gaps = [*before.gaps, *([] if self.gap is None else [self.gap])]
             changes |= {
                 "etag": self.etag,
@@ -326,6 +335,7 @@ class FeedLook:
                 "stars_a_day": self.rates[1],
                 "gaps": gaps[-MAX_GAPS:],
                 "gap_count": before.gap_count + (self.gap is not None),
+                "doubts": 0,
             }
         rate = float(changes.get("events_a_day", before.events_a_day))
         changes |= {"looked_at": self.at, "next_look_at": self.at + look_interval(rate, self.poll_seconds)}

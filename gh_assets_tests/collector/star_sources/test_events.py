@@ -293,7 +293,7 @@ def test_an_event_of_the_future_does_not_hide_the_present() -> None:
 
 
 @pytest.mark.parametrize("shown", [0, 1])
-def test_a_feed_that_lacks_what_it_must_hold_is_not_believed(shown: int, looks_at: LooksAt) -> None:
+def test_a_feed_that_lacks_what_it_must_hold_is_believed_the_second_time(shown: int, looks_at: LooksAt) -> None:
     looks = looks_at(feed_world([[-2 * HOUR, -HOUR, 3 * HOUR]]))
     looks.look(0)
     before, visible = looks.feed(), looks.standin.feeds.visible
@@ -301,6 +301,11 @@ def test_a_feed_that_lacks_what_it_must_hold_is_not_believed(shown: int, looks_a
     report = looks.look(4 * HOUR)
     assert "lacks the events" in str(report.states["a/0"].reason)
     assert (looks.feed().newest, report.gaps) == (before.newest, 0)
+    assert looks.users() == [0, 1, 2][: 2 + shown]
+    report = looks.look(5 * HOUR)
+    assert (report.gaps, looks.feed().gap_count, looks.feed().doubts) == (1, 1, 0), "the account may be deleted"
+    report = looks.look(30 * HOUR)
+    assert (report.gaps, looks.feed().gap_count) == (0, 1)
     assert looks.users() == [0, 1, 2][: 2 + shown]
 
 
