@@ -23,8 +23,8 @@ USERS_AT_ONCE = 10
 SIZES = (100, 1_000, 10_000)
 """Numbers of stars that separate repositories of different size."""
 
-MAX_CONNECTIONS = 3
-"""Users who are connected with that many wanted repositories, or more, form one group."""
+MAX_DOUBLINGS = 6
+"""Users who are connected with 2 to this power wanted repositories, or more, form one group."""
 
 AGAIN = "again"
 
@@ -43,13 +43,13 @@ class UserGroup(NamedTuple):
         One of `SOURCES`.
     size : int
         Size of the smallest repository that they are connected with: the number of `SIZES` that it reaches.
-    connections : int
-        Number of wanted repositories that they are connected with, at most `MAX_CONNECTIONS`.
+    doublings : int
+        Logarithm to base 2 of the number of wanted repositories that they are connected with, rounded down.
     """
 
     source: str
     size: int
-    connections: int
+    doublings: int
 
 
 def group_of(user: SeedUser, *, again: bool = False) -> UserGroup:
@@ -62,7 +62,7 @@ def group_of(user: SeedUser, *, again: bool = False) -> UserGroup:
         Whether the user's list was read before.
     """
     size = sum(user.smallest >= limit for limit in SIZES)
-    return UserGroup(AGAIN if again else user.source, size, min(MAX_CONNECTIONS, user.weight))
+    return UserGroup(AGAIN if again else user.source, size, min(MAX_DOUBLINGS, user.weight.bit_length() - 1))
 
 
 @dataclass
@@ -137,7 +137,7 @@ class Yields:
 
         def rank(group: UserGroup) -> tuple[bool, float, int, int, int]:
             bound = self.of_groups.get(group, Yield()).bound(total, pending.get(group, 0))
-            return group.source == "file", bound, group.connections, -SOURCES.index(group.source), -group.size
+            return group.source == "file", bound, group.doublings, -SOURCES.index(group.source), -group.size
 
         return max(groups, key=rank)
 
@@ -147,7 +147,7 @@ class Yields:
         document = database[Collections.META].find_one({"_id": _DOCUMENT_ID}) or {}
         return cls(
             {
-                UserGroup(row["source"], row["size"], row["connections"]): Yield(*row["sums"])
+                UserGroup(row["source"], row["size"], row["doublings"]): Yield(*row["sums"])
                 for row in document.get("groups", ())
                 if row["source"] in SOURCES
             }

@@ -121,8 +121,8 @@ def test_no_new_user_is_taken_once_enough_stars_are_known() -> None:
 
 def test_groups_differ_by_source_size_and_connections() -> None:
     user = SeedUser("u", 1, 7, "forks", 1_000)
-    assert group_of(user) == UserGroup("forks", 2, 3)
-    assert group_of(user, again=True) == UserGroup(AGAIN, 2, 3)
+    assert group_of(user) == UserGroup("forks", 2, 2)
+    assert group_of(user, again=True) == UserGroup(AGAIN, 2, 2)
 
 
 def test_yields_are_kept_for_the_next_run(database: MongoDatabase) -> None:
