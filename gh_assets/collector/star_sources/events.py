@@ -81,7 +81,11 @@ class EventFeeds:
 
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
         """Look at each feed once, unless GitHub's interval since the last look is not over."""
-        return map_bounded(lambda task: self.collection(self.look(task), task.load_previous()), tasks, workers)
+        return map_bounded(self._collect, tasks, workers)
+
+    def _collect(self, task: CollectionTask) -> StarCollection:
+        stored = task.load_previous()
+        return self.collection(self.look(replace(task, load_previous=lambda: stored)), stored)
 
     def look(self, task: CollectionTask, *, send: bool = True) -> "FeedLook":
         """Read what a feed holds.
