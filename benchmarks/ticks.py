@@ -36,7 +36,7 @@ def fill(instance: DagsterInstance, count: int) -> None:
     moved = counted + np.where(rng.random(count) < 0.1, 50, 0)
     collected_at = [now - dt.timedelta(days=float(days)) for days in rng.uniform(1.5, 29, count)]
     common = {"repo_id": np.arange(count), "full_name": names, "partition": names}
-    plan = pl.DataFrame(
+    known = pl.DataFrame(
         {
             **common,
             "stargazer_count": moved,
@@ -52,8 +52,9 @@ def fill(instance: DagsterInstance, count: int) -> None:
             "events_a_day": rng.lognormal(2, 2, count),
             "stars_a_day": rng.lognormal(1, 2, count),
         },
-        schema_overrides=COLLECTION_PLAN.dtypes,
-    ).select(list(COLLECTION_PLAN.dtypes))
+        schema_overrides={name: kind for name, kind in COLLECTION_PLAN.dtypes.items() if name != "gained"},
+    )
+    plan = COLLECTION_PLAN.completed(known).select(list(COLLECTION_PLAN.dtypes))
     store = asset_store(load_settings())
     store.write_table("collection_plan", plan)
     filler = {name: [None] * count for name in REPOS.dtypes if name not in common}

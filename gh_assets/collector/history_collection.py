@@ -160,8 +160,7 @@ def read_histories(
     try:
         for reading, after in map_bounded(update, wanted, workers):
             report.add(reading, after)
-            text = f"{report.stars:,} stars, {report.pages:,} requests"
-            progress.report(STAR_HISTORY.name, report.asked, report.total, text)
+            progress.report(STAR_HISTORY.name, report.asked, report.total, f"{report.pages:,} requests")
     except BudgetSpentError as error:
         report.stopped = str(error)
     if report.asked and not report.unavailable:
