@@ -354,15 +354,18 @@ def _magnitude(expected: float | None) -> int:
 
 
 def users_of_stored_stars(tasks: Sequence[CollectionTask], workers: int) -> tuple[list[SeedUser], int]:
-    """Return the users whom stored stars of event feeds and of GH Archive name, and the number of all stored stars."""
+    """Return the users whom stored stars of event feeds and of GH Archive name, and the number of all stored stars.
+
+    Of a repository no more stars count than GitHub counts: what was taken back since does not replace what is missing.
+    """
     found: dict[int, SeedUser] = {}
     stars = 0
     for task, previous in map_bounded(lambda task: (task, task.load_previous()), tasks, workers):
         if previous is None:
             continue
-        stars += previous.table.height
         of_others = previous.table.filter(pl.col("source").is_in(["events", "gharchive"]) & (pl.col("user_id") > 0))
         size = task.repository.stargazer_count or 0
+        stars += min(previous.table.height, size)
         for user_id, login, source in of_others.select("user_id", "login", "source").rows():
             before = found.get(user_id)
             weight, smallest = (1, size) if before is None else (before.weight + 1, min(before.smallest, size))
