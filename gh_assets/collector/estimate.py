@@ -48,8 +48,6 @@ class Assumptions:
         Maximum number of users whose lists are read.
     pages_a_user, stars_a_user : float
         Pages of a user's list, and its stars on wanted repositories.
-    stars_a_day : float or None
-        New stars a day of all repositories; None: `GROWTH_A_DAY` of their stars.
     """
 
     counts: Sequence[int | None]
@@ -57,7 +55,6 @@ class Assumptions:
     max_users: int
     pages_a_user: float = PAGES_A_USER
     stars_a_user: float = STARS_A_USER
-    stars_a_day: float | None = None
 
     @property
     def known_counts(self) -> list[int]:
@@ -131,7 +128,7 @@ def ways_to_collect(assumed: Assumptions) -> Iterator[Way]:
     forks = math.ceil(len(counts) / CONNECTIONS_A_POINT)
     found = min(stars, round(asked * assumed.stars_a_user))
     yield Way("starred", "all users", 0, metadata + forks + lists, asked, found)
-    new = sum(counts) * GROWTH_A_DAY if assumed.stars_a_day is None else assumed.stars_a_day
+    new = round(sum(counts) * GROWTH_A_DAY)
     looks = math.ceil(len(counts) * LOOKS_A_DAY)
-    yield Way("events", "all users", looks, 0, round(new), round(new), a_day=True)
+    yield Way("events", "all users", looks, 0, new, new, a_day=True)
     yield Way("gharchive", "all users, complete until May 2025", 0, metadata, users, stars)

@@ -56,7 +56,7 @@ class CollectionReport:
     unproven : int
         Repositories whose stored stars may be incomplete: the next run collects them again.
     gaps : int
-        Repositories of whose event feeds stars may have been washed out since the last look.
+        Repositories whose event feeds may have lost stars since the last look.
     stopped : str or None
         Why the run ended early.
     outcomes : Counter

@@ -153,7 +153,7 @@ def test_stars_whose_state_was_lost_are_kept_until_a_list_proves_otherwise(
     run(whole, "graphql")
     database["stargazer_state"].delete_many({})
     file = tmp_path / "stars.csv"
-    file.write_text("repo,login\na/b,user-3\na/b,somebody\n")
+    file.write_text("repo,login\na/b,user-3\na/b,another-user\n")
     events = [(1, "a/b", 5003, "user-3", dt.datetime(2026, 1, 1, tzinfo=dt.UTC))]
     asset_store.write_table(
         STAR_EVENTS.name, pl.DataFrame(events, schema=STAR_EVENTS.dtypes, orient="row"), "2026-01-01"
