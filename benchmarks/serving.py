@@ -20,7 +20,7 @@ from interactions import generated
 from gh_assets.recommender import EASE, GFCF, GraphFilter, Hybrid, Recommender, RecVAE, RecVAEConfig
 from gh_assets.recommender.data.interactions import Csr, UserItemMatrix
 from gh_assets.recommender.models.trained_model import TrainedModel
-from gh_assets.serving.ranking import Ranker
+from gh_assets.serving.ranking import AllLists, Ranker
 from gh_assets.serving.requests import RecommendationRequest
 
 
@@ -55,7 +55,7 @@ def single_users(trained: TrainedModel, stars: Csr, count: int) -> None:
 def all_users(trained: TrainedModel, matrix: UserItemMatrix, reasons: int) -> None:
     torch.set_num_threads(2)
     started, rows = time.perf_counter(), 0
-    for table in Ranker(trained).recommend_all(matrix, 100, reasons=reasons):
+    for table in Ranker(trained).recommend_all(matrix, AllLists(100, reasons=reasons)):
         rows += table.height
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(

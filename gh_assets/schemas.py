@@ -207,6 +207,12 @@ RECOMMENDATIONS = TableSchema(
         "score": Column(pl.Float32(), "The model's score: higher is better, comparable within one user"),
         "because": Column(pl.List(pl.String()), "The user's own stars that explain it most, strongest first"),
         "because_share": Column(pl.List(pl.Float32()), "Their shares in the explanation (at most 1 in all)"),
+        "made_from": Column(
+            pl.Int64(),
+            "Fingerprint of what the user's list is made from: it is made again when this changes",
+            nullable=True,
+            added=True,
+        ),
     },
 )
 

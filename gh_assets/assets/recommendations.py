@@ -3,12 +3,15 @@
 from dataclasses import dataclass, field
 
 import dagster as dg
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from pydantic import Field
 
 from gh_assets.assets.champion import champion
 from gh_assets.assets.definition import AssetConfig, recommender_asset, when_upstream_updated
 from gh_assets.assets.metadata import measure_seconds, preview
+from gh_assets.errors import StoredDataError
 from gh_assets.local import progress
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import CHAMPION, PURPOSE
@@ -42,21 +45,38 @@ class RecommendationsConfig(AssetConfig):
     tag: str = ""
     """Use the best model with this tag. Empty: any, or the champion."""
 
+    all: bool = False
+    """Make the lists of all users again, also those that would not change."""
+
 
 @dataclass
 class _Table:
     """The parts of the table, and what the metadata say of them."""
 
     parts: TableParts = field(default_factory=lambda: TableParts(RECOMMENDATIONS.name))
-    users: int = 0
+    kept: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    made: int = 0
     repositories: set[int] = field(default_factory=set)
     first: pl.DataFrame | None = None
+
+    @property
+    def users(self) -> int:
+        return len(self.kept) + self.made
+
+    def keep(self, stored: pl.LazyFrame, user_ids: NDArray[np.int64], fingerprints: NDArray[np.int64]) -> None:
+        """Keep those stored lists that were made from what they would be made from now."""
+        now = pl.LazyFrame({"user_id": user_ids, "made_from": fingerprints})
+        kept = self.parts.add_lazily(stored.join(now, on=["user_id", "made_from"], how="semi"))
+        self.kept = kept.select(pl.col("user_id").unique()).collect()["user_id"].to_numpy()
+        self.repositories.update(kept.select(pl.col("repo_id").unique()).collect()["repo_id"])
+        if len(self.kept):
+            self.first = kept.head(1000).collect()
 
     def add(self, part: pl.DataFrame) -> None:
         """Add recommendations of further users."""
         self.parts.add(part)
         self.first = part if self.first is None else self.first
-        self.users += part["user_id"].n_unique()
+        self.made += part["user_id"].n_unique()
         self.repositories.update(part["repo_id"].unique())
 
 
@@ -77,12 +97,12 @@ def recommendations(
     """One row is one repository that the champion recommends to one user.
 
     Each has the user's own stars that explain it most. By default without repositories that the user starred or owns,
-    their forks, and archived ones.
+    their forks, and archived ones. Lists are made again only for users whose stars changed, or if the model did.
     """
     from gh_assets.serving.catalogue import Catalogue
     from gh_assets.serving.current_model import load_first_usable, model_cache, serving_candidates
     from gh_assets.serving.embeddings import read_embeddings
-    from gh_assets.serving.ranking import Ranker
+    from gh_assets.serving.ranking import AllLists, Ranker
 
     with measure_seconds() as timing:
         with registry.open() as models:
@@ -91,20 +111,29 @@ def recommendations(
             loaded = load_first_usable(models, candidates, model_cache(registry.settings()))
         for warning in loaded.warnings:
             context.log.warning(warning)
-        table = _Table()
-        ranker = Ranker(loaded.trained, Catalogue(repos, read_embeddings(gcs.asset_store())))
+        model, matrix, store = loaded.registered, user_item_matrix, gcs.asset_store()
+        ranker = Ranker(loaded.trained, Catalogue(repos, read_embeddings(store)))
         filters = Filters(own=config.own, forks=config.forks, archived="yes" if config.archived else "no")
-        for part in ranker.recommend_all(user_item_matrix, config.n, reasons=config.reasons, filters=filters):
+        wanted = AllLists(config.n, config.reasons, filters, made_by=f"{model.uri} {model.sha256}")
+        table = _Table()
+        try:
+            stored = None if config.all else store.scan_table(RECOMMENDATIONS.name, table.parts.folder)
+            if stored is not None:
+                table.keep(stored, matrix.user_ids, ranker.fingerprints(matrix, wanted))
+        except StoredDataError as error:
+            context.log.warning(f"{error} All lists are made again.")
+        changed = matrix.rows(~np.isin(matrix.user_ids, table.kept))
+        for part in ranker.recommend_all(changed, wanted):
             table.add(part)
-            progress.report("recommendations", table.users, user_item_matrix.stars.shape[0])
+            progress.report("recommendations", table.users, matrix.stars.shape[0])
     assert table.first is not None, "a matrix has users"
-    model = loaded.registered
     is_champion = move is not None and move.key == model.key
     return dg.MaterializeResult(
         value=table.parts,
         metadata={
             "dagster/row_count": table.parts.rows,
             "users": table.users,
+            "users_made_again": table.made,
             "repositories_recommended": len(table.repositories),
             "model": model.title,
             **({"skipped": list(loaded.warnings)} if loaded.warnings else {}),

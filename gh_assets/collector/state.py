@@ -9,7 +9,6 @@ from io import BytesIO
 from typing import Any, ClassVar
 
 import polars as pl
-import pymongo
 from pydantic import Field, TypeAdapter
 from pymongo.collection import Collection
 from pymongo.database import Database
@@ -236,7 +235,7 @@ def _unstar(star: Mapping[str, Any], noticed_at: dt.datetime) -> Message:
 class MongoCheckpoint(Checkpoint):
     """Pages of one repository in Mongo, a small document each.
 
-    The first `KEPT_IN_MEMORY` pages are written together with the next one: most repositories never need it.
+    `TOGETHER` pages are written at a time, so most repositories never need it.
 
     Parameters
     ----------
@@ -246,7 +245,7 @@ class MongoCheckpoint(Checkpoint):
         Whether an interrupted run may have stored pages.
     """
 
-    KEPT_IN_MEMORY = 10
+    TOGETHER = 10
     MAX_AGE = dt.timedelta(hours=24)
 
     def __init__(self, pages: Collection[dict[str, Any]], repository: RepositoryRef, *, resume: bool) -> None:
@@ -280,17 +279,16 @@ class MongoCheckpoint(Checkpoint):
             "at": dt.datetime.now(dt.UTC),
         }
         self._waiting.append((document, rows))
-        if self.written or number > self.KEPT_IN_MEMORY:
+        if len(self._waiting) >= self.TOGETHER:
             self.flush()
 
     def flush(self) -> None:
         """Write the pages that are only in memory."""
         if self._waiting:
-            operations = [
-                pymongo.ReplaceOne({"_id": document["_id"]}, document | {"table": _packed(rows)}, upsert=True)
-                for document, rows in self._waiting
-            ]
-            self._pages.bulk_write(operations, ordered=True)
+            documents = [document | {"table": _packed(rows)} for document, rows in self._waiting]
+            # Two transactions, whatever the number of pages; replacing each page takes one of its own.
+            self._pages.delete_many({"_id": {"$in": [document["_id"] for document in documents]}})
+            self._pages.insert_many(documents, ordered=True)
             self._waiting, self.written = [], True
 
 

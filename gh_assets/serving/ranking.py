@@ -4,7 +4,8 @@ A `Ranker` holds one model and one catalogue and never changes. The asset, the c
 so that a user gets the same list everywhere.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Literal
@@ -16,12 +17,14 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
+from gh_assets import __version__
 from gh_assets.local.concurrency import map_in_order
 from gh_assets.recommender.data.interactions import Csr, UserItemMatrix
 from gh_assets.recommender.evaluation.metrics import best_items
 from gh_assets.recommender.models.trained_model import TrainedModel
 from gh_assets.schemas import RECOMMENDATIONS, REPOS
 from gh_assets.serving.catalogue import Catalogue, Description, Neighbour
+from gh_assets.serving.fingerprints import list_fingerprints
 from gh_assets.serving.requests import DEFAULT_FILTERS, Filters, RecommendationRequest
 
 USERS_PER_BATCH = 1000
@@ -107,6 +110,37 @@ class Similar:
 
 
 @dataclass(frozen=True)
+class AllLists:
+    """Which lists all users get.
+
+    Attributes
+    ----------
+    n : int
+        Repositories in a list.
+    reasons : int
+        Reasons of each. Without reasons (0) it is much faster.
+    filters : Filters
+    made_by : str
+        Names the model in the lists' fingerprints.
+    """
+
+    n: int
+    reasons: int = REASONS
+    filters: Filters = DEFAULT_FILTERS
+    made_by: str = ""
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What the lists of some users are made from: see `list_fingerprints`."""
+
+    logins: list[str]
+    given: Csr
+    hidden: list[NDArray[np.int64]]
+    fingerprints: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class _Lists:
     """Ranked items, shape (users, n), padded with -1; their reasons and shares, shape (users, n, k)."""
 
@@ -172,32 +206,19 @@ class Ranker:
         lists = self._rank(_rows(given, self.items), hidden, requests, reasons)
         return [self._recommendations(lists, row, len(request.shown)) for row, request in enumerate(requests)]
 
-    def recommend_all(
-        self, matrix: UserItemMatrix, n: int, *, reasons: int = REASONS, filters: Filters = DEFAULT_FILTERS
-    ) -> Iterator[pl.DataFrame]:
+    def recommend_all(self, matrix: UserItemMatrix, wanted: AllLists) -> Iterator[pl.DataFrame]:
         """Yield the lists of all users of a matrix, as frames of schema ``RECOMMENDATIONS``.
 
         A frame has the lists of `USERS_PER_BATCH` users, and as many frames are computed at the same time as torch has
-        threads, which bounds the memory. Without reasons (0) it is much faster.
+        threads, which bounds the memory.
         """
-        items = self.trained.positions(matrix.repo_ids)
-        rows = self.catalogue.places(matrix.repo_ids.tolist())
-        substitutes = self._substitute_matrix(matrix.repo_ids, items)
+        inputs_from = self._inputs_of(matrix, wanted)
 
         def table(start: int) -> pl.DataFrame:
-            stars = matrix.stars[start : start + USERS_PER_BATCH]
-            known = _in_columns(stars, items, self.items)
-            given = known if substitutes is None else known + stars @ substitutes
-            given.data[:] = 1.0
-            given.sort_indices()
-            logins = matrix.logins[start : start + stars.shape[0]].tolist()
-            requests = [RecommendationRequest(login=login, n=n, filters=filters) for login in logins]
-            hidden = [
-                np.concatenate([known_items, self._related_items(login, filters, rows[starred])])
-                for login, known_items, starred in zip(logins, _columns(known), _columns(stars), strict=True)
-            ]
-            lists = self._rank(given, hidden, requests, reasons)
-            return self._table(lists, matrix.user_ids[start:], logins)
+            inputs = inputs_from(start)
+            requests = [RecommendationRequest(login=one, n=wanted.n, filters=wanted.filters) for one in inputs.logins]
+            lists = self._rank(inputs.given, inputs.hidden, requests, wanted.reasons)
+            return self._table(lists, matrix.user_ids[start:], inputs)
 
         # Much of the work is not a matrix product, so batches at the same time are faster than one in many threads.
         starts, threads = range(0, matrix.stars.shape[0], USERS_PER_BATCH), torch.get_num_threads()
@@ -205,6 +226,35 @@ class Ranker:
             yield from map_in_order(table, starts, threads, initializer=partial(torch.set_num_threads, 1))
         finally:
             torch.set_num_threads(threads)  # otherwise threads that are started later would have one
+
+    def fingerprints(self, matrix: UserItemMatrix, wanted: AllLists) -> NDArray[np.int64]:
+        """Return the fingerprints that the lists of `recommend_all` have, shape (users,), without making the lists."""
+        inputs_from = self._inputs_of(matrix, wanted)
+        starts = range(0, matrix.stars.shape[0], USERS_PER_BATCH)
+        return np.concatenate([inputs_from(start).fingerprints for start in starts])
+
+    def _inputs_of(self, matrix: UserItemMatrix, wanted: AllLists) -> Callable[[int], _Inputs]:
+        """Return the function that prepares the lists of `USERS_PER_BATCH` users from a given row."""
+        items = self.trained.positions(matrix.repo_ids)
+        rows = self.catalogue.places(matrix.repo_ids.tolist())
+        substitutes = self._substitute_matrix(matrix.repo_ids, items)
+        allowed = hashlib.sha256(self._mask(wanted.filters).tobytes()).hexdigest()
+        common = f"{__version__} {wanted.made_by} {wanted.n} {wanted.reasons} {allowed}"
+
+        def inputs(start: int) -> _Inputs:
+            stars = matrix.stars[start : start + USERS_PER_BATCH]
+            known = _in_columns(stars, items, self.items)
+            given = known if substitutes is None else known + stars @ substitutes
+            given.data[:] = 1.0
+            given.sort_indices()
+            logins = matrix.logins[start : start + stars.shape[0]].tolist()
+            hidden = [
+                np.concatenate([known_items, self._related_items(login, wanted.filters, rows[starred])])
+                for login, known_items, starred in zip(logins, _columns(known), _columns(stars), strict=True)
+            ]
+            return _Inputs(logins, given, hidden, list_fingerprints(common, logins, given, hidden))
+
+        return inputs
 
     def _substitute_matrix(self, repo_ids: NDArray[np.int64], items: NDArray[np.int64]) -> Csr | None:
         """Map columns of a matrix that the model does not know to their substitutes, shape (columns, items)."""
@@ -226,7 +276,7 @@ class Ranker:
         items = self._item_of[self.catalogue.related(login, filters, rows)]
         return items[items >= 0]
 
-    def _table(self, lists: _Lists, user_ids: NDArray[np.int64], logins: Sequence[str]) -> pl.DataFrame:
+    def _table(self, lists: _Lists, user_ids: NDArray[np.int64], inputs: _Inputs) -> pl.DataFrame:
         users, ranks = np.nonzero(lists.items >= 0)
         items = lists.items[users, ranks]
         reasons, shares = lists.reasons[users, ranks], lists.shares[users, ranks]
@@ -234,13 +284,14 @@ class Ranker:
         return pl.DataFrame(
             {
                 "user_id": user_ids[users],
-                "login": pl.Series(logins).gather(users),
+                "login": pl.Series(inputs.logins).gather(users),
                 "rank": ranks + 1,
                 "repo_id": self.trained.repo_ids[items],
                 "full_name": names.gather(items),
                 "score": lists.scores[users, ranks],
                 "because": _list_column(names.gather(reasons[reasons >= 0]), reasons >= 0),
                 "because_share": _list_column(pl.Series(shares[reasons >= 0], dtype=pl.Float32), reasons >= 0),
+                "made_from": inputs.fingerprints[users],
             },
             schema=RECOMMENDATIONS.dtypes,
             strict=False,

@@ -155,6 +155,35 @@ class AssetStore:
         name = object_name(asset, "parquet", partition)
         return self._parsed(asset, name, self.objects.read(name), view)
 
+    def scan_table(self, asset: str, folder: Path) -> pl.LazyFrame | None:
+        """Download a table that may not fit into memory into a folder, and return it as a lazy frame.
+
+        Returns
+        -------
+        polars.LazyFrame or None
+            None if there is no such table.
+
+        Raises
+        ------
+        StoredDataError
+            If it cannot be read, or a column does not match the schema.
+        """
+        name = object_name(asset, "parquet")
+        if self.objects.describe(name) is None:
+            return None
+        path = folder / "stored.parquet"
+        self.objects.read_to(name, path)
+        try:
+            table = pl.scan_parquet(path)
+            first = table.head(1).collect()
+        except UNREADABLE as error:
+            raise StoredDataError(f"{self.objects.uri(name)} is not readable Parquet: {error}.") from error
+        schema = TABLES[asset]
+        _check(asset, schema.completed(first), f"at {self.objects.uri(name)} does not fit this version")
+        lacking = set(schema.columns) - set(first.columns)
+        nulls = [pl.lit(None, dtype=schema.columns[column].dtype).alias(column) for column in lacking]
+        return table.with_columns(nulls).select(*schema.columns)
+
     def read_table_with_checksum(self, asset: str, partition: str | None = None) -> tuple[pl.DataFrame, str]:
         """Read a table as `read_table` does, and return the CRC32C of its object in base64."""
         name = object_name(asset, "parquet", partition)
@@ -484,6 +513,14 @@ class TableParts:
         self.files.append(self.folder / f"{len(self.files):08d}.parquet")
         frame.write_parquet(self.files[-1], compression="lz4", statistics=False)
         self.rows += frame.height
+
+    def add_lazily(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        """Append rows that may not fit into memory, and return them as they are stored."""
+        self.files.append(self.folder / f"{len(self.files):08d}.parquet")
+        frame.sink_parquet(self.files[-1], compression="lz4", statistics=False)
+        stored = pl.scan_parquet(self.files[-1])
+        self.rows += stored.select(pl.len()).collect().item()
+        return stored
 
 
 class PartitionTables:

@@ -14,7 +14,7 @@ from gh_assets.recommender.models.trained_model import TrainedModel
 from gh_assets.schemas import RECOMMENDATIONS
 from gh_assets.serving import ranking
 from gh_assets.serving.catalogue import Catalogue
-from gh_assets.serving.ranking import Ranker, Recommendation
+from gh_assets.serving.ranking import AllLists, Ranker, Recommendation
 from gh_assets.serving.requests import Filters, RecommendationRequest
 from gh_assets_tests.support.catalogues import catalogue_of
 from gh_assets_tests.support.embeddings import embeddings_of
@@ -114,7 +114,7 @@ def test_own_repositories_forks_and_archived_ones_are_excluded(trained: TrainedM
         alone = [entry.repo_id for entry in ranker.recommend(request)]
         assert not expected & set(alone)
         assert len(alone) == 20 - len(starred) - len(expected)
-        table = pl.concat(list(ranker.recommend_all(matrix, 20, filters=filters)))
+        table = pl.concat(list(ranker.recommend_all(matrix, AllLists(20, filters=filters))))
         assert RECOMMENDATIONS.problem(table) is None
         assert table.filter(pl.col("login") == "user-3")["repo_id"].to_list() == alone, "recommend_all differs"
 
@@ -132,12 +132,12 @@ def test_origins_of_starred_forks_are_excluded(trained: TrainedModel) -> None:
 def test_lists_of_batches_at_the_same_time_are_those_of_one(
     trained: TrainedModel, matrix: UserItemMatrix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = pl.concat(list(Ranker(trained).recommend_all(matrix, 5)))
+    whole = pl.concat(list(Ranker(trained).recommend_all(matrix, AllLists(5))))
     monkeypatch.setattr(ranking, "USERS_PER_BATCH", 7)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        parts = pl.concat(list(Ranker(trained).recommend_all(matrix, 5)))
+        parts = pl.concat(list(Ranker(trained).recommend_all(matrix, AllLists(5))))
         assert torch.get_num_threads() == 3, "the threads of the caller are changed"
     finally:
         torch.set_num_threads(threads)
@@ -147,7 +147,7 @@ def test_lists_of_batches_at_the_same_time_are_those_of_one(
 
 
 def test_recommend_all_agrees_with_single_requests(trained: TrainedModel, matrix: UserItemMatrix) -> None:
-    table = pl.concat(list(Ranker(trained).recommend_all(matrix, 5)))
+    table = pl.concat(list(Ranker(trained).recommend_all(matrix, AllLists(5))))
     for user in (0, 7, 21):
         rows = table.filter(pl.col("user_id") == user)
         alone = recommend_to(trained, own(matrix, user), 5)
@@ -157,7 +157,7 @@ def test_recommend_all_agrees_with_single_requests(trained: TrainedModel, matrix
         shares = [[reason.share for reason in entry.because] for entry in alone]
         for entries, expected in zip(rows["because_share"].to_list(), shares, strict=True):
             assert entries == pytest.approx(expected, abs=1e-4)
-    bare = pl.concat(list(Ranker(trained).recommend_all(matrix, 5, reasons=0)))
+    bare = pl.concat(list(Ranker(trained).recommend_all(matrix, AllLists(5, reasons=0))))
     assert bare["repo_id"].to_list() == table["repo_id"].to_list()
     assert bare["because"].list.len().to_list() == [0] * bare.height
 
@@ -167,7 +167,7 @@ def test_model_serves_a_matrix_with_other_columns(trained: TrainedModel, matrix:
     moved = UserItemMatrix(
         matrix.stars[:, order].tocsr(), matrix.user_ids, matrix.logins, matrix.repo_ids[order], matrix.full_names[order]
     )
-    table = pl.concat(list(Ranker(trained).recommend_all(moved, 3)))
+    table = pl.concat(list(Ranker(trained).recommend_all(moved, AllLists(3))))
     for user in (0, 9):
         known = [repo_id for repo_id in own(matrix, user) if repo_id - FIRST not in (1, 2)]
         rows = table.filter(pl.col("user_id") == user)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gh_assets.serving.ranking import AllLists
 from gh_assets.serving.snapshot import load_current_snapshot
 from gh_assets.web.api import LoginParameters
 from gh_assets_tests.support.commands import answer_json
@@ -66,7 +67,7 @@ def test_asset_command_and_api_return_the_same_lists(
     server: Running, served_home: ServedHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot = load_current_snapshot(served_home.settings)
-    table = pl.concat(list(snapshot.ranker.recommend_all(served_home.matrix, 15)))
+    table = pl.concat(list(snapshot.ranker.recommend_all(served_home.matrix, AllLists(15))))
     for user in range(0, PEOPLE, 7):
         login = f"Person-{user}"
         rows = table.filter(pl.col("login") == login)

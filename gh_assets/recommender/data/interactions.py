@@ -6,7 +6,7 @@ A matrix is binary CSR, float32, users × items; indexes beside it name its rows
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import TypeAlias
 
@@ -61,6 +61,16 @@ class UserItemMatrix:
         for array in (self.user_ids, self.repo_ids, self.stars.indptr, self.stars.indices):
             digest.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
         return digest.hexdigest()
+
+    def rows(self, chosen: NDArray[np.bool_]) -> UserItemMatrix:
+        """Return the matrix of some of its users, with the same columns and without times."""
+        return replace(
+            self,
+            stars=self.stars[chosen],
+            user_ids=self.user_ids[chosen],
+            logins=self.logins[chosen],
+            starred_at=None,
+        )
 
     def to_bytes(self) -> bytes:
         """Return an ``.npz`` archive without pickle; equal matrices give equal bytes."""
