@@ -116,15 +116,15 @@ class Selection:
         States by repository id.
     stored : mapping of str to str
         Checksums of undamaged tables by partition.
-    interrupted : set of int
-        Repositories with pages of an interrupted run.
+    interrupted : mapping
+        Ids of the pages of interrupted runs, by repository.
     """
 
     pending: list[RepositoryRef]
     report: CollectionReport
     known: Mapping[int, RepositoryState]
     stored: Mapping[str, str]
-    interrupted: AbstractCollection[int]
+    interrupted: Mapping[int, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ class StarPipeline:
         """
         report = selection.report
         unstarred = self.state.unstarred()
-        commits = _Commits(self.state, selection.interrupted)
+        commits = _Commits(self.state)
 
         def store(collected: StarCollection) -> tuple[RepositoryState, StarCollection]:
             before = selection.known.get(collected.repository.repo_id)
@@ -273,8 +273,8 @@ class StarPipeline:
 
     def _tasks(self, selection: Selection, commits: _Commits) -> Iterator[CollectionTask]:
         for repository in selection.pending:
-            resume = repository.repo_id in selection.interrupted
-            checkpoint = MongoCheckpoint(self.state.pages, repository, resume=resume)
+            pages = selection.interrupted.get(repository.repo_id, ())
+            checkpoint = MongoCheckpoint(self.state.pages, repository, pages)
             commits.open(checkpoint)
             load = partial(_previous, self.store, repository, selection.known.get(repository.repo_id))
             previous = load if repository.partition in selection.stored else lambda: None
@@ -310,13 +310,10 @@ class _Commits:
     Parameters
     ----------
     state : CollectionState
-    interrupted : collection of int
-        Repositories with pages of an earlier run.
     """
 
-    def __init__(self, state: CollectionState, interrupted: AbstractCollection[int]) -> None:
+    def __init__(self, state: CollectionState) -> None:
         self._state = state
-        self._interrupted = interrupted
         self._checkpoints: dict[int, MongoCheckpoint] = {}
         self._waiting: list[RepositoryState] = []
         self._failure: Exception | None = None
@@ -370,12 +367,8 @@ class _Commits:
                     self._waiting = [*states, *self._waiting]
                 raise
             with self._lock:
-                done = {after.repo_id: self._checkpoints.pop(after.repo_id, None) for after in states}
-            self._state.delete_pages(
-                repo_id
-                for repo_id, checkpoint in done.items()
-                if repo_id in self._interrupted or (checkpoint is not None and checkpoint.written)
-            )
+                done = [self._checkpoints.pop(after.repo_id) for after in states]
+            self._state.delete_pages(identity for checkpoint in done for identity in checkpoint.stored)
 
 
 def _staleness(

@@ -216,14 +216,16 @@ class CollectionState:
             logger.warning("Deleted %d records of stars taken back: these stars are still there.", dropped)
         self._meta.update_one({"_id": UNSTARS_CHECKED}, {"$set": {"dropped": dropped}}, upsert=True)
 
-    def interrupted(self) -> set[int]:
-        """Return the ids of repositories with pages of an interrupted run."""
-        return {int(str(document["_id"]).partition("/")[0]) for document in self.pages.find({}, {"_id": 1})}
+    def interrupted(self) -> dict[int, list[str]]:
+        """Return the ids of the pages of interrupted runs, in their order, by repository."""
+        pages: dict[int, list[str]] = {}
+        for identity in sorted(document["_id"] for document in self.pages.find({}, {"_id": 1})):
+            pages.setdefault(int(identity.partition("/")[0]), []).append(identity)
+        return pages
 
-    def delete_pages(self, repo_ids: Iterable[int]) -> None:
-        """Delete the pages of repositories."""
-        for repo_id in repo_ids:
-            self.pages.delete_many(_of_repository(repo_id))
+    def delete_pages(self, pages: Iterable[str]) -> None:
+        """Delete pages by their ids."""
+        _delete(self.pages, pages)
 
 
 def _unstar(star: Mapping[str, Any], noticed_at: dt.datetime) -> Message:
@@ -241,34 +243,38 @@ class MongoCheckpoint(Checkpoint):
     ----------
     pages : pymongo.collection.Collection
     repository : RepositoryRef
-    resume : bool
-        Whether an interrupted run may have stored pages.
+    stored : sequence of str
+        The ids of the pages that an interrupted run has stored.
+
+    Attributes
+    ----------
+    stored : list of str
+        The ids of all pages that are in Mongo.
     """
 
     TOGETHER = 10
     MAX_AGE = dt.timedelta(hours=24)
 
-    def __init__(self, pages: Collection[dict[str, Any]], repository: RepositoryRef, *, resume: bool) -> None:
+    def __init__(self, pages: Collection[dict[str, Any]], repository: RepositoryRef, stored: Sequence[str]) -> None:
         self._pages = pages
         self.repo_id = repository.repo_id
-        self._resume = resume
+        self.stored = list(stored)
         self._waiting: list[tuple[dict[str, Any], StarRows]] = []
-        self.written = False
 
     def pages(self, source: str) -> list[tuple[Page, pl.DataFrame]]:
-        if not self._resume:
+        if not self.stored:
             return []
         oldest = dt.datetime.now(dt.UTC) - self.MAX_AGE
-        stored: list[tuple[Page, pl.DataFrame]] = []
-        for document in self._pages.find(_of_repository(self.repo_id)).sort("_id", 1):
+        read: list[tuple[Page, pl.DataFrame]] = []
+        for document in self._pages.find({"_id": {"$in": self.stored}}).sort("_id", 1):
             fits = document["source"] == source and document["at"] >= oldest
-            if not fits or document["number"] != len(stored) + 1:
+            if not fits or document["number"] != len(read) + 1:
                 break
-            stored.append((_PAGE.validate_python(document), pl.read_ipc(BytesIO(document["table"]))))
-        self.written = bool(stored)
-        if not stored:
-            self._pages.delete_many(_of_repository(self.repo_id))
-        return stored
+            read.append((_PAGE.validate_python(document), pl.read_ipc(BytesIO(document["table"]))))
+        if not read:
+            _delete(self._pages, self.stored)
+            self.stored = []
+        return read
 
     def add(self, source: str, number: int, page: Page, rows: StarRows) -> None:
         document = {
@@ -286,10 +292,19 @@ class MongoCheckpoint(Checkpoint):
         """Write the pages that are only in memory."""
         if self._waiting:
             documents = [document | {"table": _packed(rows)} for document, rows in self._waiting]
+            identities = [document["_id"] for document in documents]
             # Two transactions, whatever the number of pages; replacing each page takes one of its own.
-            self._pages.delete_many({"_id": {"$in": [document["_id"] for document in documents]}})
+            _delete(self._pages, identities)
             self._pages.insert_many(documents, ordered=True)
-            self._waiting, self.written = [], True
+            self._waiting = []
+            self.stored += identities
+
+
+def _delete(pages: Collection[dict[str, Any]], identities: Iterable[str]) -> None:
+    # Whole ids: the embedded MongoDB reads the whole collection for a range of them.
+    chosen = list(identities)
+    if chosen:
+        pages.delete_many({"_id": {"$in": chosen}})
 
 
 def _packed(rows: StarRows) -> bytes:

@@ -4,6 +4,7 @@ import datetime as dt
 from typing import Any
 
 import pytest
+from pymongo.synchronous.collection import Collection
 
 from gh_assets.collector.star_sources.base import Page, StarCollection, StarRows
 from gh_assets.collector.star_sources.starred_state import StarredState, UserState
@@ -58,18 +59,42 @@ def test_state_of_an_earlier_version_is_not_proven(database: MongoDatabase) -> N
 
 def test_pages_are_resumed_up_to_a_gap_and_only_by_their_source(database: MongoDatabase) -> None:
     pages = database["stargazer_pages"]
-    checkpoint = MongoCheckpoint(pages, REPOSITORY, resume=False)
+    checkpoint = MongoCheckpoint(pages, REPOSITORY, [])
     for number in range(1, 13):
         rows = StarRows(7, "graphql", [(number, f"user-{number}")], [None])
         checkpoint.add("graphql", number, Page(f"cursor {number}", 1, False, 2, 1), rows)
     checkpoint.flush()
-    assert CollectionState(database).interrupted() == {7}
+    stored = CollectionState(database).interrupted()[7]
+    assert stored == checkpoint.stored == [f"7/{number:06d}" for number in range(1, 13)]
     pages.delete_one({"number": 4})
-    resumed = MongoCheckpoint(pages, REPOSITORY, resume=True).pages("graphql")
+    resumed = MongoCheckpoint(pages, REPOSITORY, stored).pages("graphql")
     assert [page for page, _ in resumed] == [Page(f"cursor {number}", 1, False, 2, 1) for number in (1, 2, 3)]
     assert [table["login"][0] for _, table in resumed] == ["user-1", "user-2", "user-3"]
-    assert MongoCheckpoint(pages, REPOSITORY, resume=True).pages("stargazers") == []
-    assert CollectionState(database).interrupted() == set(), "pages of another source are deleted"
+    assert MongoCheckpoint(pages, REPOSITORY, stored).pages("stargazers") == []
+    assert CollectionState(database).interrupted() == {}, "pages of another source are deleted"
+
+
+def test_pages_are_read_and_deleted_by_whole_ids(database: MongoDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a range of ids, the embedded MongoDB reads the whole collection: once for each long list."""
+    filters: list[Any] = []
+    for name in ("find", "delete_many"):
+        original = getattr(Collection, name)
+
+        def noting(pages: Any, wanted: Any, *more: Any, original: Any = original) -> Any:
+            filters.append(wanted)
+            return original(pages, wanted, *more)
+
+        monkeypatch.setattr(Collection, name, noting)
+    pages = database["stargazer_pages"]
+    checkpoint = MongoCheckpoint(pages, REPOSITORY, [])
+    for number in range(1, 26):
+        checkpoint.add("graphql", number, Page("cursor", 1, True), StarRows(7, "graphql", [(1, "user-1")], [None]))
+    assert pages.count_documents({}) == 20
+    assert len(MongoCheckpoint(pages, REPOSITORY, checkpoint.stored).pages("graphql")) == 20
+    CollectionState(database).delete_pages(checkpoint.stored)
+    assert pages.count_documents({}) == 0
+    assert filters
+    assert all(set(wanted["_id"]) == {"$in"} for wanted in filters)
 
 
 def test_false_unstars_are_deleted_once_and_true_ones_kept(collecting: Collecting, database: MongoDatabase) -> None:

@@ -106,7 +106,7 @@ def test_the_checkpoint_of_graphql_is_not_used_by_rest(github_of: GitHubOf, coll
     world = world_of({"a/b": list(range(1800))})
     _, client = github_of(world, max_requests=2 + 12)
     assert collecting.run(refs(world), AutoSource(GraphQLStargazers(client, 30), None), max_pages=30).stopped
-    assert collecting.state.interrupted() == {1}
+    assert collecting.state.interrupted().keys() == {1}
     _, client = github_of(world, graphql=False)
     source = AutoSource(GraphQLStargazers(client, 30, by_rest=RestStargazers(client, 30)), None)
     report = collecting.run(refs(world), source, max_pages=30)

@@ -177,7 +177,7 @@ def test_pages_beyond_rest_are_kept_at_the_request_limit(github_of: GitHubOf, co
     report = collecting.of_world(rest_and_more, world, client_of(client.api_url, "token"), 100)
     assert report.stars == 1500
     assert standin.served["graphql"] == 1 + 4, "twelve pages and one with a known star, nine of which had been read"
-    assert collecting.state.interrupted() == set()
+    assert collecting.state.interrupted() == {}
 
 
 @pytest.mark.parametrize("more", [[], [999]], ids=["one star less", "one less, one more"])
