@@ -24,7 +24,11 @@ class MatrixConfig(AssetConfig):
     """Leave out repositories with fewer stars."""
 
 
-@recommender_asset(automation_condition=when_upstream_updated("stargazers", "repos"), kinds={"scipy", "numpy", "gcs"})
+@recommender_asset(
+    ins={"stargazers": dg.AssetIn(metadata={"columns": ["user_id", "repo_id", "starred_at"]})},
+    automation_condition=when_upstream_updated("stargazers", "repos"),
+    kinds={"scipy", "numpy", "gcs"},
+)
 def user_item_matrix(
     context: dg.AssetExecutionContext,
     config: MatrixConfig,

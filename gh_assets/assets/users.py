@@ -16,7 +16,12 @@ from gh_assets.schemas import USERS
 from gh_assets.storage.consumer import Consumer
 
 
-@collection_asset(schema=USERS, freshness_policy=CHAIN_FRESH, kinds={"polars", "parquet", "mongodb"})
+@collection_asset(
+    schema=USERS,
+    ins={"stargazers": dg.AssetIn(metadata={"columns": ["user_id", "repo_id", "login"]})},
+    freshness_policy=CHAIN_FRESH,
+    kinds={"polars", "parquet", "mongodb"},
+)
 def users(
     context: dg.AssetExecutionContext, stargazers: pl.DataFrame, mongo: MongoResource, github: GitHubResource
 ) -> dg.MaterializeResult[pl.DataFrame]:

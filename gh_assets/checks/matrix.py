@@ -6,7 +6,7 @@ import polars as pl
 
 from gh_assets.assets import user_item_matrix
 from gh_assets.assets.definition import AssetConfig
-from gh_assets.recommender.data.interactions import UserItemMatrix
+from gh_assets.recommender.data.interactions import UserItemMatrix, positions_of
 from gh_assets.registry import SERVED
 from gh_assets.resources import RegistryResource
 
@@ -33,7 +33,11 @@ def every_user_has_a_star(user_item_matrix: UserItemMatrix) -> dg.AssetCheckResu
     )
 
 
-@dg.asset_check(asset=user_item_matrix, blocking=True, additional_ins={"stargazers": dg.AssetIn("stargazers")})
+@dg.asset_check(
+    asset=user_item_matrix,
+    blocking=True,
+    additional_ins={"stargazers": dg.AssetIn("stargazers", metadata={"columns": ["user_id", "repo_id"]})},
+)
 def matrix_has_exactly_the_collected_pairs(
     user_item_matrix: UserItemMatrix, stargazers: pl.DataFrame
 ) -> dg.AssetCheckResult:
@@ -41,30 +45,33 @@ def matrix_has_exactly_the_collected_pairs(
 
     Pairs with fewer stars than the configured minimum are left out.
     """
-    coordinates = user_item_matrix.stars.tocoo()
-    in_matrix = pl.DataFrame(
-        {"user_id": user_item_matrix.user_ids[coordinates.row], "repo_id": user_item_matrix.repo_ids[coordinates.col]}
-    )
-    collected = stargazers.select("user_id", "repo_id").unique()
-    invented = in_matrix.join(collected, on=["user_id", "repo_id"], how="anti").height
-    twice = in_matrix.height - in_matrix.unique().height
-    lost = collected.join(in_matrix, on=["user_id", "repo_id"], how="anti")
+    matrix = user_item_matrix
+    rows = positions_of(stargazers["user_id"].to_numpy(), matrix.user_ids)
+    columns = positions_of(stargazers["repo_id"].to_numpy(), matrix.repo_ids)
+    # One number a pair, by its place in the matrix: joins of millions of pairs would take gigabytes.
+    inside = (rows >= 0) & (columns >= 0)
+    collected = np.unique(rows[inside] * matrix.stars.shape[1] + columns[inside])
+    outside = stargazers.select("user_id", "repo_id").filter(~inside).unique().height
+    in_matrix = matrix.stars.tocoo()
+    places = in_matrix.row.astype(np.int64) * matrix.stars.shape[1] + in_matrix.col
+    distinct = np.unique(places)
+    found = np.intersect1d(distinct, collected, assume_unique=True).size
+    invented, twice = distinct.size - found, places.size - distinct.size
     # A pair may be missing only because its user or its repository is left out as a whole.
-    lost_inside = lost.filter(
-        pl.col("user_id").is_in(user_item_matrix.user_ids) & pl.col("repo_id").is_in(user_item_matrix.repo_ids)
-    ).height
+    lost_inside = collected.size - found
+    lost = lost_inside + outside
     unfiltered = user_item_matrix.min_user_stars == user_item_matrix.min_repo_stars == 1
     return dg.AssetCheckResult(
-        passed=invented == 0 and twice == 0 and lost_inside == 0 and (lost.height == 0 or not unfiltered),
+        passed=invented == 0 and twice == 0 and lost_inside == 0 and (lost == 0 or not unfiltered),
         description=(
-            f"{collected.height:,} pairs were collected and {in_matrix.height:,} are in the matrix: {invented:,} of "
-            f"these were not collected, {twice:,} are repeated, {lost.height:,} are missing. If they differ, stars "
+            f"{collected.size + outside:,} pairs were collected and {places.size:,} are in the matrix: {invented:,} of "
+            f"these were not collected, {twice:,} are repeated, {lost:,} are missing. If they differ, stars "
             "were collected while the matrix was built: materialize users and user_item_matrix again."
         ),
         metadata={
-            "pairs_in_matrix": in_matrix.height,
-            "pairs_collected": collected.height,
-            "pairs_left_out_by_minimum": lost.height,
+            "pairs_in_matrix": places.size,
+            "pairs_collected": collected.size + outside,
+            "pairs_left_out_by_minimum": lost,
             "pairs_not_collected": invented,
         },
     )

@@ -5,8 +5,9 @@ import polars as pl
 
 from gh_assets.assets import champion, leaderboard, recommendations, recvae_model
 from gh_assets.registry import CHAMPION, HYBRID, PURPOSE, RECVAE, SERVED
-from gh_assets.resources import RegistryResource
+from gh_assets.resources import GcsResource, RegistryResource
 from gh_assets.serving.leaderboard import USERS_HELD_OUT
+from gh_assets.storage.asset_store import TableView
 
 
 @dg.asset_check(asset=recvae_model)
@@ -77,9 +78,10 @@ def champion_is_not_left_behind(leaderboard: pl.DataFrame, registry: RegistryRes
     asset=recommendations,
     additional_ins={"stargazers": dg.AssetIn("stargazers", metadata={"columns": ["repo_id", "user_id"]})},
 )
-def nothing_known_is_recommended(recommendations: pl.DataFrame, stargazers: pl.DataFrame) -> dg.AssetCheckResult:
+def nothing_known_is_recommended(stargazers: pl.DataFrame, gcs: GcsResource) -> dg.AssetCheckResult:
     """No user is recommended a repository that the user starred, or the same one twice."""
-    pairs = recommendations.select("user_id", "repo_id")
+    # Of the table, which may not fit into memory, these columns alone.
+    pairs = gcs.asset_store().read_table("recommendations", view=TableView(("user_id", "repo_id")))
     known = pairs.join(stargazers, on=["user_id", "repo_id"], how="semi").height
     twice = pairs.height - pairs.unique().height
     return dg.AssetCheckResult(

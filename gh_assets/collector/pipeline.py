@@ -281,7 +281,7 @@ class StarPipeline:
             yield CollectionTask(repository, previous, checkpoint, self.options.full)
 
     def _store_table(
-        self, collected: StarCollection, stored: Mapping[str, str], unstarred: AbstractCollection[int]
+        self, collected: StarCollection, stored: Mapping[str, str], unstarred: Mapping[int, Sequence[str]]
     ) -> str | None:
         """Store the table and the unstars of a repository, and return the table's checksum."""
         if collected.unstarred is not None:
@@ -292,7 +292,7 @@ class StarPipeline:
         checksum = stored.get(repository.partition) if collected.unchanged else None
         checksum = checksum or self.store.write(repository.partition, collected.table)
         if repository.repo_id in unstarred:
-            self.state.drop_false_unstars(repository.repo_id, collected.table)
+            self.state.drop_false_unstars(unstarred[repository.repo_id], collected.table)
         return checksum
 
 

@@ -184,23 +184,22 @@ class CollectionState:
         """Store stars that were taken back; they remain as history even if they are given again."""
         self._consumer.apply(_unstar(row, dt.datetime.now(dt.UTC)) for row in stars.iter_rows(named=True))
 
-    def unstarred(self) -> set[int]:
-        """Return the ids of repositories with stars that were taken back."""
-        return {int(str(document["_id"]).partition("/")[0]) for document in self.unstars.find({}, {"_id": 1})}
+    def unstarred(self) -> dict[int, list[str]]:
+        """Return the ids of the records of stars that were taken back, by repository."""
+        return _by_repository(self.unstars)
 
-    def drop_false_unstars(self, repo_id: int, stars: pl.DataFrame) -> int:
-        """Delete unstars of stars that are still in the table, and return how many there were."""
+    def drop_false_unstars(self, unstars: Sequence[str], stars: pl.DataFrame) -> int:
+        """Delete those unstars of a repository whose stars are still in its table, and return how many there were."""
         times = dict(stars.select("user_id", "starred_at").rows())
         wrong = []
-        for document in self.unstars.find(_of_repository(repo_id)):
+        for document in self.unstars.find({"_id": {"$in": list(unstars)}}):
             unstar = document["unstar"]
             if unstar["user_id"] in times:
                 then, now = unstar["starred_at"], times[unstar["user_id"]]
                 # A star that was taken back and given again has a later time.
                 if then is None or now is None or now <= then:
                     wrong.append(document["_id"])
-        if wrong:
-            self.unstars.delete_many({"_id": {"$in": wrong}})
+        _delete(self.unstars, wrong)
         return len(wrong)
 
     def check_unstars(self, store: PartitionTables) -> None:
@@ -209,19 +208,17 @@ class CollectionState:
             return
         partitions = {state.repo_id: state.partition for state in self.load().values() if state.checksum is not None}
         dropped = 0
-        for repo_id in self.unstarred() & partitions.keys():
-            with suppress(StoredDataError):  # it is collected again, and checked then
-                dropped += self.drop_false_unstars(repo_id, store.read(partitions[repo_id])[0])
+        for repo_id, unstars in self.unstarred().items():
+            if repo_id in partitions:
+                with suppress(StoredDataError):  # it is collected again, and checked then
+                    dropped += self.drop_false_unstars(unstars, store.read(partitions[repo_id])[0])
         if dropped:
             logger.warning("Deleted %d records of stars taken back: these stars are still there.", dropped)
         self._meta.update_one({"_id": UNSTARS_CHECKED}, {"$set": {"dropped": dropped}}, upsert=True)
 
     def interrupted(self) -> dict[int, list[str]]:
         """Return the ids of the pages of interrupted runs, in their order, by repository."""
-        pages: dict[int, list[str]] = {}
-        for identity in sorted(document["_id"] for document in self.pages.find({}, {"_id": 1})):
-            pages.setdefault(int(identity.partition("/")[0]), []).append(identity)
-        return pages
+        return _by_repository(self.pages)
 
     def delete_pages(self, pages: Iterable[str]) -> None:
         """Delete pages by their ids."""
@@ -300,18 +297,24 @@ class MongoCheckpoint(Checkpoint):
             self.stored += identities
 
 
-def _delete(pages: Collection[dict[str, Any]], identities: Iterable[str]) -> None:
-    # Whole ids: the embedded MongoDB reads the whole collection for a range of them.
+def _by_repository(collection: Collection[dict[str, Any]]) -> dict[int, list[str]]:
+    """Return the ids of the documents of each repository, in their order.
+
+    Documents are found by them: for a range of ids, the embedded MongoDB reads the whole collection.
+    """
+    found: dict[int, list[str]] = {}
+    for identity in sorted(document["_id"] for document in collection.find({}, {"_id": 1})):
+        found.setdefault(int(identity.partition("/")[0]), []).append(identity)
+    return found
+
+
+def _delete(collection: Collection[dict[str, Any]], identities: Iterable[str]) -> None:
     chosen = list(identities)
     if chosen:
-        pages.delete_many({"_id": {"$in": chosen}})
+        collection.delete_many({"_id": {"$in": chosen}})
 
 
 def _packed(rows: StarRows) -> bytes:
     buffer = BytesIO()
     rows.table().write_ipc(buffer, compression="zstd")
     return buffer.getvalue()
-
-
-def _of_repository(repo_id: int) -> dict[str, Any]:
-    return {"_id": {"$gte": f"{repo_id}/", "$lt": f"{repo_id}0"}}  # "0" follows "/"

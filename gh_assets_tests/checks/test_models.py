@@ -4,20 +4,36 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
+import pytest
 
 from gh_assets.checks.models import champion_is_not_left_behind, nothing_known_is_recommended
 from gh_assets.registry import ModelRegistry, Promotion
+from gh_assets.resources import GcsResource, build_resources
+from gh_assets.schemas import RECOMMENDATIONS
+from gh_assets.services.connections import asset_store
+from gh_assets.settings import load_settings
 from gh_assets_tests.checks.conftest import problem_of, result_of
 from gh_assets_tests.conftest import Save
 from gh_assets_tests.support.leaderboards import MEAN, leaderboard_of
 
 
+@pytest.mark.usefixtures("fresh_home")
 def test_recommendations_of_starred_or_repeated_repositories_fail() -> None:
+    gcs: GcsResource = build_resources(load_settings())["gcs"]
     stars = pl.DataFrame({"repo_id": [1, 1, 2], "user_id": [7, 8, 7]})
-    recommended = pl.DataFrame({"user_id": [8, 9], "repo_id": [2, 1]})
-    assert result_of(nothing_known_is_recommended, recommended, stars).passed
-    assert not result_of(nothing_known_is_recommended, recommended.with_columns(repo_id=pl.lit(1)), stars).passed
-    assert not result_of(nothing_known_is_recommended, pl.concat([recommended, recommended]), stars).passed
+
+    def passes(user_ids: list[int], repo_ids: list[int]) -> bool:
+        others = {"login": "x", "rank": 1, "full_name": "a/b", "score": 1.0, "because": [], "because_share": []}
+        rows = [
+            others | {"user_id": user, "repo_id": repository, "made_from": None}
+            for user, repository in zip(user_ids, repo_ids, strict=True)
+        ]
+        asset_store(load_settings()).write_table("recommendations", pl.DataFrame(rows, schema=RECOMMENDATIONS.dtypes))
+        return result_of(nothing_known_is_recommended, stars, gcs).passed
+
+    assert passes([8, 9], [2, 1])
+    assert not passes([8, 9], [1, 1])
+    assert not passes([8, 9, 8, 9], [2, 1, 2, 1])
 
 
 def test_a_clearly_better_model_than_the_champion_warns(

@@ -65,11 +65,7 @@ class UserItemMatrix:
     def rows(self, chosen: NDArray[np.bool_]) -> UserItemMatrix:
         """Return the matrix of some of its users, with the same columns and without times."""
         return replace(
-            self,
-            stars=self.stars[chosen],
-            user_ids=self.user_ids[chosen],
-            logins=self.logins[chosen],
-            starred_at=None,
+            self, stars=self.stars[chosen], user_ids=self.user_ids[chosen], logins=self.logins[chosen], starred_at=None
         )
 
     def to_bytes(self) -> bytes:
