@@ -11,6 +11,8 @@ from gh_assets.assets import (
     repos,
     star_history,
     stargazers,
+    user_item_matrix,
+    users,
 )
 from gh_assets.automation.archive_ops import read_days_of_the_archive
 from gh_assets.automation.collect_ops import choose_due, collect_share, write_plan
@@ -89,6 +91,15 @@ rebuild_job = dg.define_asset_job(
     description="From the stored stars: users, matrix, models, champion and recommendations. Spends no quota.",
 )
 
+refresh_lists_job = dg.define_asset_job(
+    "refresh_recommendations",
+    selection=dg.AssetSelection.assets(users, user_item_matrix, recommendations),
+    description=(
+        "From the stored stars: users, matrix, and by the champion the recommendations of users whose stars changed. "
+        "Trains nothing and spends no quota."
+    ),
+)
+
 judge_job = dg.define_asset_job(
     "judge_models",
     selection=dg.AssetSelection.assets(champion),
@@ -108,6 +119,7 @@ ALL_JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     history_checks_job,
     feeds_job,
     rebuild_job,
+    refresh_lists_job,
     judge_job,
     recommend_job,
     refresh_job,

@@ -5,7 +5,7 @@ from functools import partial
 
 import dagster as dg
 
-from gh_assets.assets import collection_plan, recommendations, users
+from gh_assets.assets import collection_plan, recommendations, recvae_model, users
 from gh_assets.assets.collection_plan import STARS_COLLECTED
 from gh_assets.automation.jobs import REBUILDING, judge_job, rebuild_job, recommend_job
 from gh_assets.automation.run_requests import NO_PLAN, RunReason, job_sensor, materialization_metadata
@@ -17,9 +17,9 @@ _sensor = partial(job_sensor, pause=dt.timedelta(minutes=15), pause_ticks=4, blo
 
 @_sensor(job=rebuild_job, every=dt.timedelta(minutes=5))
 def enough_new_stars(context: dg.SensorEvaluationContext, policy: PolicyResource) -> RunReason | dg.SkipReason:
-    """Request one run for each matrix that is out of date.
+    """Request one run for each model that is out of date.
 
-    When a large enough share of the stars has changed since the last matrix (GH_ASSETS_RETRAIN_SHARE): rebuilds users
+    When a large enough share of the stars has changed since the last training (GH_ASSETS_RETRAIN_SHARE): rebuilds users
     and matrix, trains, judges and recommends. Spends no quota, but keeps the processor busy: off until you turn it on.
     """
     instance = context.instance
@@ -30,13 +30,23 @@ def enough_new_stars(context: dg.SensorEvaluationContext, policy: PolicyResource
         return dg.SkipReason(NO_PLAN)
     if not stored:
         return dg.SkipReason("No stars have been collected yet.")
-    last = instance.get_latest_materialization_event(users.key)
+    last = _users_of_the_last_training(instance)
     used = int(materialization_metadata(last).get(STARS_COLLECTED, 0))
     changed, enough = abs(stored - used), policy.retrain_share * used
     if changed < enough:
-        return dg.SkipReason(f"{changed:,} stars changed since the last matrix; {enough:,.0f} are enough.")
-    state = "stars of the first matrix" if last is None else f"stars since {last.timestamp:.3f}"
+        return dg.SkipReason(f"{changed:,} stars changed since the last training; {enough:,.0f} are enough.")
+    state = "stars of the first training" if last is None else f"stars since {last.timestamp:.3f}"
     return RunReason(state, f"{changed:,} of {stored:,} stars are new.")
+
+
+def _users_of_the_last_training(instance: dg.DagsterInstance) -> dg.EventLogEntry | None:
+    """Return the materialization of `users` from which the newest RecVAE was trained; later ones trained nothing."""
+    trained = instance.get_latest_materialization_event(recvae_model.key)
+    if trained is None:
+        return None
+    before = dg.AssetRecordsFilter(asset_key=users.key, before_timestamp=trained.timestamp)
+    records = instance.fetch_materializations(before, limit=1).records
+    return records[0].event_log_entry if records else None
 
 
 @_sensor(job=judge_job, every=dt.timedelta(minutes=1))

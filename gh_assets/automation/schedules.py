@@ -15,6 +15,7 @@ from gh_assets.automation.jobs import (
     history_checks_job,
     range_tags,
     rebuild_job,
+    refresh_lists_job,
     repos_job,
 )
 
@@ -78,6 +79,16 @@ daily_history_checks = _schedule(
     description="Every day at 11:00 UTC: the checks of the star histories. Spends no quota; off until you turn it on.",
 )
 
+daily_recommendations = _schedule(
+    name="daily_recommendations",
+    cron_schedule="0 6 * * *",
+    job=refresh_lists_job,
+    description=(
+        "Every day at 06:00 UTC: the recommendations of users whose stars changed, by the champion. Trains nothing and "
+        "spends no quota; off until you turn it on."
+    ),
+)
+
 weekly_rebuild = _schedule(
     name="weekly_rebuild",
     cron_schedule="0 4 * * 1",
@@ -93,6 +104,7 @@ ALL_SCHEDULES: list[dg.ScheduleDefinition] = [
     nightly_collection,
     daily_histories,
     daily_history_checks,
+    daily_recommendations,
     weekly_rebuild,
     weekly_chain,
 ]

@@ -5,7 +5,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from gh_assets.assets import collection_plan, recommendations, users
+from gh_assets.assets import collection_plan, recommendations, recvae_model, users
 from gh_assets.assets.collection_plan import STARS_COLLECTED
 from gh_assets.automation.model_sensors import champion_changed, enough_new_stars, models_to_judge
 from gh_assets.registry import Decision, ModelCard, Promotion, open_registry
@@ -22,9 +22,12 @@ def test_retraining_waits_for_enough_new_stars(automation: AutomationHome) -> No
     materialize(collection_plan, **{STARS_COLLECTED: 1000})
     first = automation.requested(enough_new_stars)
     materialize(users, **{STARS_COLLECTED: 1000})
-    assert automation.tick(enough_new_stars) == "0 stars changed since the last matrix; 50 are enough."
+    assert automation.requested(enough_new_stars).run_key == first.run_key, "nothing was trained"
+    materialize(recvae_model)
+    assert automation.tick(enough_new_stars) == "0 stars changed since the last training; 50 are enough."
     materialize(collection_plan, **{STARS_COLLECTED: 1049})
-    assert automation.tick(enough_new_stars) == "49 stars changed since the last matrix; 50 are enough."
+    materialize(users, **{STARS_COLLECTED: 1049})  # the lists were refreshed, and nothing was trained
+    assert automation.tick(enough_new_stars) == "49 stars changed since the last training; 50 are enough."
     materialize(collection_plan, **{STARS_COLLECTED: 1050})
     second, third = automation.requested(enough_new_stars), automation.requested(enough_new_stars)
     assert second.run_key == third.run_key != first.run_key
