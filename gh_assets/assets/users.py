@@ -9,11 +9,11 @@ from gh_assets.assets.collection_plan import STARS_COLLECTED
 from gh_assets.assets.definition import CHAIN_FRESH, collection_asset
 from gh_assets.assets.metadata import length_histogram, measure_seconds, preview
 from gh_assets.collector.state import CollectionState
-from gh_assets.collector.users import merge_users, stored_users, user_messages
+from gh_assets.collector.users import changed_users, merge_users, stored_users, user_messages
 from gh_assets.local import progress
 from gh_assets.resources import GitHubResource, MongoResource
 from gh_assets.schemas import USERS
-from gh_assets.storage.consumer import Consumer
+from gh_assets.storage.consumer import Consumer, ConsumerResult
 
 
 @collection_asset(
@@ -35,8 +35,10 @@ def users(
         github.claim_world(database)
         states = CollectionState(database).load()
         table = merge_users(stargazers, {key: state.collected_at for key, state in states.items()})
-        messages = user_messages(table, stored_users(database), dt.datetime.now(dt.UTC))
-        applied = Consumer(database).apply(messages)
+        changed = changed_users(table, stored_users(database))
+        applied = ConsumerResult()
+        for done in Consumer(database).batches(user_messages(changed, dt.datetime.now(dt.UTC)), applied):
+            progress.report("users", done, len(changed), "users that are new or changed")
     progress.report("users", 1, 1, f"{table.height:,} users")
     lengths = length_histogram(table["stars"].to_numpy(), "stars a user", "Lengths of users' histories")
     return dg.MaterializeResult(

@@ -4,7 +4,7 @@ Users of old events are known by login alone, and have negative ids until their 
 """
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import polars as pl
@@ -68,8 +68,8 @@ def stored_users(database: MongoDatabase) -> dict[int, StoredUser]:
     }
 
 
-def user_messages(table: pl.DataFrame, present: Mapping[int, StoredUser], at: dt.datetime) -> Iterator[Message]:
-    """Yield the messages that store users in Mongo: new ones, and those whose login or number of stars changed.
+def changed_users(table: pl.DataFrame, present: Mapping[int, StoredUser]) -> list[tuple[int, str, int]]:
+    """Return id, login and stars of the users who are new, or whose login or number of stars changed.
 
     Parameters
     ----------
@@ -77,15 +77,25 @@ def user_messages(table: pl.DataFrame, present: Mapping[int, StoredUser], at: dt
         Of schema ``USERS``.
     present : mapping
         See `stored_users`.
-    at : datetime
-        When the table was made: of two messages about a user, the later one wins.
     """
-    for user_id, login, stars in table.select("user_id", "login", "stars").iter_rows():
-        if present.get(user_id) != (login, stars):
-            yield Message(
-                insert=UserInsert(uid=user_id, login=login, seen_at=at),
-                update=versioned(Collections.USERS, user_id, "collected", {"stars": stars}, at),
-            )
+    return [row for row in table.select("user_id", "login", "stars").iter_rows() if present.get(row[0]) != row[1:]]
+
+
+def user_messages(users: Iterable[tuple[int, str, int]], at: dt.datetime) -> Iterator[Message]:
+    """Yield the messages that store users in Mongo.
+
+    Parameters
+    ----------
+    users : iterable of tuple
+        See `changed_users`.
+    at : datetime
+        When their table was made: of two messages about a user, the later one wins.
+    """
+    for user_id, login, stars in users:
+        yield Message(
+            insert=UserInsert(uid=user_id, login=login, seen_at=at),
+            update=versioned(Collections.USERS, user_id, "collected", {"stars": stars}, at),
+        )
 
 
 def ids_of_logins(users: pl.DataFrame) -> pl.DataFrame:

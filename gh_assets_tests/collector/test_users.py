@@ -8,7 +8,7 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gh_assets.collector.users import StoredUser, merge_users, stored_users, user_messages
+from gh_assets.collector.users import StoredUser, changed_users, merge_users, stored_users, user_messages
 from gh_assets.schemas import STARGAZERS, USERS
 from gh_assets.storage.consumer import Consumer
 from gh_assets.storage.mongo import Collections, MongoDatabase
@@ -50,7 +50,7 @@ def test_result_does_not_depend_on_the_order(rows: list[tuple[int, int, str]], r
 def test_only_new_and_changed_users_are_stored(database: MongoDatabase) -> None:
     def store(day: int, *rows: tuple[int, str, int]) -> int:
         table = pl.DataFrame(rows, schema=USERS.dtypes, orient="row")
-        return Consumer(database).apply(user_messages(table, stored_users(database), at(day))).messages
+        return Consumer(database).apply(user_messages(changed_users(table, stored_users(database)), at(day))).messages
 
     assert store(1, (7, "seven", 2), (8, "eight", 1)) == 2
     assert store(2, (7, "seven", 2), (8, "eight", 1)) == 0
