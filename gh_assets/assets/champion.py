@@ -43,12 +43,13 @@ def champion(
 ) -> dg.MaterializeResult[None]:
     """The model that serves.
 
-    Candidates are the newest RecVAE, hybrid and (if one is the best) baseline. The one that is best on the validation
-    users is compared with the champion on test users that were held out of both trainings, with as many known stars as
-    people have. It becomes champion if the 95 % interval of the difference lies above zero, it is not certainly worse
-    than popularity with 1, 2, 3, 5, 10 or all known stars, its weights are finite, it takes not many times the
-    champion's processor time and knows its repositories. Without a champion it has to be better than popularity. Models
-    that cannot be loaded are skipped and named. By hand: gh-assets models promote, undone by gh-assets models rollback.
+    Candidates are the newest RecVAE, hybrid and (if one is certainly better) baseline. The one that is best on the
+    validation users is compared with the champion on test users that were held out of both trainings, with as many
+    known stars as people have. It becomes champion if the 95 % interval of the difference lies above zero, it is not
+    certainly worse than popularity with 1, 2, 3, 5, 10 or all known stars, its weights are finite, it takes not many
+    times the champion's processor time and knows its repositories. Without a champion it has to be better than
+    popularity. Models that cannot be loaded are skipped and named. By hand: gh-assets models promote, undone by
+    gh-assets models rollback.
     """
     from gh_assets.serving.current_model import load_first_usable, model_cache, serving_candidates
     from gh_assets.serving.promotion import PromotionGate

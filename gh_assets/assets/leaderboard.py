@@ -92,9 +92,9 @@ def leaderboard(
         )
         # The test users decide whether a candidate becomes champion, so they must not choose it.
         split = split_of(user_item_matrix, config.seed, test_start, unseen)
-        leader = best_on_validation(compared.values(), split)
+        leader = best_on_validation(compared.values(), split, preferred=SERVED)
         if leader.name not in SERVED:
-            # The best model is a candidate for champion, so it has to be in the registry, baseline or not.
+            # A baseline that is certainly better is a candidate for champion, so it has to be in the registry.
             _register_baseline(context, config, user_item_matrix, split, leader, gcs, models)
         tables = [_table(USERS_HELD_OUT, rows)]
         by_known_stars = standings(tables[0])
@@ -158,7 +158,7 @@ def _register_baseline(
     registered = register(
         models, result, tag=config.tag, run_id=context.run.run_id, fingerprint=fingerprint, lineage=lineage
     )
-    context.log.info(f"{model.name} is the best: registered as {registered.title}, a candidate for champion.")
+    context.log.info(f"{model.name} is certainly the best: registered as {registered.title}, a candidate for champion.")
 
 
 def _table(split: str, rows: "Sequence[Evaluation]") -> pl.DataFrame:

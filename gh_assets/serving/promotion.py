@@ -33,7 +33,7 @@ from gh_assets.recommender.evaluation.evaluation import (
     bootstrap,
     evaluate_lengths,
     length_shares,
-    score_as_people_have,
+    scores_as_people_have,
 )
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, Predictor, evaluate_users
 from gh_assets.recommender.models.baselines import Popularity
@@ -475,7 +475,8 @@ class PromotionGate:
         """Return the mean of the main metric on the validation users, with as many known stars as people have."""
         on_columns = ModelOnColumns(model.trained, self.matrix.repo_ids)
         split = self.split_of(model)
-        return score_as_people_have(on_columns, *split.validation, split.train, most=MAX_COMPARED_USERS)
+        scores = scores_as_people_have(on_columns, *split.validation, split.train, most=MAX_COMPARED_USERS)
+        return float(scores.mean())
 
     def _compare(
         self, candidate: LoadedModel | None, champion: LoadedModel | None, skipped: Mapping[str, str]

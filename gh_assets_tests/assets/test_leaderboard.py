@@ -1,15 +1,27 @@
-"""What the metadata of the leaderboard show."""
+"""What the metadata of the leaderboard show, and which baselines it registers."""
 
+from typing import Any
+
+import dagster as dg
 import numpy as np
 import polars as pl
+import pytest
 
-from gh_assets.assets.leaderboard import known_stars_table, leaderboard_figure, people_table
-from gh_assets.recommender import EASE, Popularity, strong_generalization_split
+from gh_assets.assets.leaderboard import known_stars_table, leaderboard, leaderboard_figure, people_table
+from gh_assets.io_managers import GcsTypedIOManager
+from gh_assets.recommender import EASE, Hybrid, ItemKNN, Popularity, UserItemMatrix, strong_generalization_split
 from gh_assets.recommender.evaluation.evaluation import evaluate_in_full
+from gh_assets.recommender.training.training import best_on_validation, compare, result_of, split_of
+from gh_assets.registry import SERVED
+from gh_assets.registry.functions import open_registry
+from gh_assets.registry.training import register
+from gh_assets.resources import build_resources
 from gh_assets.schemas import LEADERBOARD
 from gh_assets.serving.leaderboard import USERS_HELD_OUT, standings
+from gh_assets.settings import load_settings
 from gh_assets_tests.support.leaderboards import leaderboard_by_known_stars
 from gh_assets_tests.support.matrices import taste_matrix
+from gh_assets_tests.support.registered_models import matrix_of
 
 
 def test_tables_have_models_by_number_of_known_stars() -> None:
@@ -37,3 +49,33 @@ def test_the_plot_has_a_bar_and_a_line_for_each_model() -> None:
     assert (ease.get_label(), ease.get_linestyle()) == ("ease", "-")
     assert (popularity.get_label(), popularity.get_linestyle()) == ("popularity", "--")
     assert list(np.asarray(ease.get_ydata())) == [float(values.mean()) for values in rows[0].lengths.values()]
+
+
+@pytest.mark.usefixtures("fresh_home")
+@pytest.mark.parametrize(
+    ("hybrid", "registered"),
+    [
+        pytest.param(Hybrid(EASE(), ItemKNN()), ["hybrid"], id="a baseline is ahead within noise"),
+        pytest.param(Hybrid(Popularity(), Popularity()), ["hybrid", "itemknn"], id="a baseline is certainly better"),
+    ],
+)
+def test_a_baseline_is_registered_only_if_it_is_certainly_better(hybrid: Hybrid, registered: list[str]) -> None:
+    matrix = matrix_of()
+    split = split_of(matrix, 0)
+    hybrid.fit(split.train, split.validation)
+    assert best_on_validation(compare(matrix, [hybrid])[1].values(), split).name not in SERVED
+    resources: dict[str, Any] = build_resources(load_settings())
+    with open_registry(load_settings()) as models:
+        register(models, result_of(matrix, split, hybrid, {}), tag="")
+
+    @dg.asset
+    def user_item_matrix() -> UserItemMatrix:
+        return matrix
+
+    dg.materialize(
+        [user_item_matrix, leaderboard],
+        resources={**resources, "io_manager": GcsTypedIOManager(gcs=resources["gcs"])},
+        run_config={"ops": {"leaderboard": {"config": {"in_time": False}}}},
+    )
+    with open_registry(load_settings()) as models:
+        assert sorted(model.name for model in models.list()) == registered

@@ -17,7 +17,7 @@ def test_status_has_the_figures_of_the_file(chain_run: ChainRun) -> None:
     assert status["runs"] == {"SUCCESS": 3}, "two of the chain, and one that read the star histories"
     models = {model["name"]: model for model in status["models"]}
     baselines = models.keys() - {"recvae", "hybrid"}
-    assert len(baselines) <= 1, "only the best one, if it is better than the hybrid for the validation users"
+    assert len(baselines) <= 1, "only the best one, if it is certainly better than the hybrid for the validation users"
     hybrid, model = models["hybrid"], models["recvae"]
     assert sum("champion" in entry["aliases"] for entry in status["models"]) == 1
     assert {"name", "tag", "score", "metric", "time", "object", "size"} <= model.keys()

@@ -205,12 +205,14 @@ def as_people_have(
     return mean
 
 
-def score_as_people_have(
+def scores_as_people_have(
     model: Predictor, fold_in: Csr, held_out: Csr, train: Csr, *, most: int | None = None
-) -> float:
-    """Return the mean main metric with as many known stars as people have; see `evaluate_lengths`, `length_shares`."""
-    lengths = evaluate_lengths(model, fold_in, held_out, most=most)
-    return float(as_people_have(lengths, length_shares(train)).mean())
+) -> NDArray[np.float64]:
+    """Return each user's main metric with as many known stars as people have.
+
+    See `evaluate_lengths`, `as_people_have` and `length_shares`.
+    """
+    return as_people_have(evaluate_lengths(model, fold_in, held_out, most=most), length_shares(train))
 
 
 def evaluate_in_full(

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from gh_assets.recommender.evaluation.evaluation import (
     Interval,
     bootstrap,
     evaluate_in_full,
-    score_as_people_have,
+    scores_as_people_have,
 )
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, evaluate_users
 from gh_assets.recommender.models.autoencoder import Autoencoder, WarmStart
@@ -271,9 +271,29 @@ def compare(
     return _evaluated(models.values(), split), models
 
 
-def best_on_validation(models: Iterable[Recommender], split: StrongGeneralizationSplit) -> Recommender:
-    """Return the model that is best for the validation users, with as many known stars as people have."""
-    return max(models, key=lambda model: score_as_people_have(model, *split.validation, split.train, most=LENGTH_USERS))
+def best_on_validation(
+    models: Iterable[Recommender], split: StrongGeneralizationSplit, *, preferred: Collection[str] = ()
+) -> Recommender:
+    """Return the model that is best for the validation users, with as many known stars as people have.
+
+    Parameters
+    ----------
+    models : iterable of Recommender
+    split : StrongGeneralizationSplit
+    preferred : collection of str
+        Names of models that yield to another one only if it is certainly better than the best of them: if the 95 %
+        interval of the paired difference lies above zero.
+    """
+    scored = [
+        (model, scores_as_people_have(model, *split.validation, split.train, most=LENGTH_USERS)) for model in models
+    ]
+    leader, scores = max(scored, key=_mean)
+    incumbent, own = max((row for row in scored if row[0].name in preferred), key=_mean, default=(leader, scores))
+    return leader if bootstrap(scores - own).low > 0 else incumbent
+
+
+def _mean(scored: tuple[Recommender, NDArray[np.float64]]) -> float:
+    return float(scored[1].mean())
 
 
 def compare_in_time(matrix: UserItemMatrix, config: RecVAEConfig) -> tuple[list[Evaluation], np.datetime64]:

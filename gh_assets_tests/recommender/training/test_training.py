@@ -12,7 +12,16 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
-from gh_assets.recommender import EASE, Popularity, RecVAE, RecVAEConfig, UserItemMatrix, evaluate
+from gh_assets.recommender import (
+    EASE,
+    GraphFilter,
+    Popularity,
+    Recommender,
+    RecVAE,
+    RecVAEConfig,
+    UserItemMatrix,
+    evaluate,
+)
 from gh_assets.recommender.engine import precision
 from gh_assets.recommender.models.autoencoder import ITEM_TABLES
 from gh_assets.recommender.training.training import (
@@ -45,6 +54,21 @@ def test_the_test_users_do_not_choose_the_best_model() -> None:
     better, other = EASE((10.0,)).fit(SPLIT.train), GoodInTheTest((10.0,)).fit(SPLIT.train)
     assert evaluate(other, *split.test)["ndcg@100"] > evaluate(better, *split.test)["ndcg@100"]
     assert best_on_validation([other, better, Popularity().fit(SPLIT.train)], split) is better
+
+
+def test_preferred_models_yield_only_to_one_that_is_certainly_better() -> None:
+    close, weak = EASE((10.0,)).fit(SPLIT.train), Popularity().fit(SPLIT.train)
+    better = GraphFilter().fit(SPLIT.train)
+
+    def best(*preferred: str) -> Recommender:
+        return best_on_validation([weak, close, better], SPLIT, preferred=preferred)
+
+    assert best() is better, "EASE is behind, but within the noise of so few users"
+    assert best("ease") is close
+    assert best("popularity", "ease") is close, "the best of them is compared"
+    assert best("popularity") is better
+    assert best("popularity", "graph-filter") is better
+    assert best("of another run") is better
 
 
 def test_everything_that_determines_a_training_is_part_of_its_fingerprint() -> None:
