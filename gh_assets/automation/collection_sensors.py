@@ -14,7 +14,7 @@ from gh_assets.automation.history_ops import read_due_histories
 from gh_assets.automation.jobs import collect_due_job, feeds_job, histories_job, repos_job
 from gh_assets.automation.run_requests import NO_PLAN, STATE, RunReason, job_sensor
 from gh_assets.collector import plan as planning
-from gh_assets.collector.history_collection import DUE_AFTER
+from gh_assets.collector.history_collection import is_due
 from gh_assets.collector.history_state import HistoryStates
 from gh_assets.collector.lists.sources import fingerprint_of_list
 from gh_assets.collector.plan import DueReason, read_plan
@@ -145,7 +145,7 @@ def stale_histories(
         asked_at = HistoryStates(database).asked_at()
         quota = policy.quota(database, now, "stargazers")
     ages = [asked_at.get(repo_id) for repo_id in plan.table["repo_id"].to_list()]
-    due = sum(asked is None or asked <= now - DUE_AFTER for asked in ages)
+    due = sum(is_due(asked, now) for asked in ages)
     if not due:
         return dg.SkipReason(f"The star histories of all {plan.table.height:,} repositories are of the last day.")
     if quota.spendable == 0:

@@ -88,10 +88,15 @@ class HistoryReport:
         return lines
 
 
+def is_due(asked_at: dt.datetime | None, now: dt.datetime) -> bool:
+    """Return whether a history that was last requested at a time, or never (None), is due."""
+    return asked_at is None or asked_at <= now - DUE_AFTER
+
+
 def due_histories(
     repositories: Sequence[RepositoryRef], asked_at: Mapping[int, dt.datetime], now: dt.datetime
 ) -> list[RepositoryRef]:
-    """Return the reachable repositories whose history was not requested for `DUE_AFTER`, longest first.
+    """Return the reachable repositories whose history is due, longest first.
 
     Parameters
     ----------
@@ -102,12 +107,8 @@ def due_histories(
         With a time zone.
     """
     never = dt.datetime.min.replace(tzinfo=dt.UTC)
-    ages = [(asked_at.get(one.repo_id, never), number) for number, one in enumerate(repositories)]
-    return [
-        repositories[number]
-        for asked, number in sorted(ages)
-        if asked <= now - DUE_AFTER and repositories[number].outcome in REACHABLE
-    ]
+    due = [one for one in repositories if one.outcome in REACHABLE and is_due(asked_at.get(one.repo_id), now)]
+    return sorted(due, key=lambda one: asked_at.get(one.repo_id, never))
 
 
 def read_histories(

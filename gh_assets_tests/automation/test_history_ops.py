@@ -6,8 +6,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from gh_assets.automation import collection_sensors
 from gh_assets.automation.collection_sensors import lists_changed, stale_histories
+from gh_assets.collector import history_collection
 from gh_assets.collector.history_collection import DUE_AFTER
 from gh_assets.collector.history_state import HistoryStates
 from gh_assets.services.connections import asset_store, open_mongo
@@ -22,8 +22,8 @@ def read(automation: AutomationHome, result: dg.ExecuteInProcessResult) -> set[s
 
 
 def later(monkeypatch: pytest.MonkeyPatch, by: dt.timedelta) -> None:
-    """Let the sensor see histories as older than they are."""
-    monkeypatch.setattr(collection_sensors, "DUE_AFTER", DUE_AFTER - by)
+    """Let histories seem older than they are."""
+    monkeypatch.setattr(history_collection, "DUE_AFTER", DUE_AFTER - by)
 
 
 def test_all_histories_are_read_once_a_day(automation: AutomationHome) -> None:
@@ -52,7 +52,9 @@ def test_the_sensor_requests_a_run_while_histories_are_due(
     assert read(automation, automation.run(stale_histories)) == set(STARS)
     assert automation.tick(stale_histories) == "The star histories of all 8 repositories are of the last day."
     later(monkeypatch, DUE_AFTER)
-    assert automation.requested(stale_histories).tags["gh_assets/why"] == "8 star histories are due."
+    request = automation.requested(stale_histories)
+    assert request.tags["gh_assets/why"] == "8 star histories are due."
+    assert read(automation, automation.execute(stale_histories, request)) == set(STARS), "those that the sensor counted"
 
 
 def test_the_reserve_of_the_quota_is_left_to_people(automation: AutomationHome) -> None:
