@@ -21,8 +21,7 @@ from gh_assets.collector.star_sources.base import (
     RepositoryRef,
     StarSource,
 )
-from gh_assets.collector.star_sources.events import MAX_PAGES as FEED_PAGES
-from gh_assets.collector.star_sources.events import EventFeeds
+from gh_assets.collector.star_sources.events import EventFeeds, LookAllowance
 from gh_assets.collector.star_sources.file import StarsFile, UserLookup
 from gh_assets.collector.star_sources.frontier import Yields
 from gh_assets.collector.star_sources.gharchive import ArchivedStars, read_star_events
@@ -181,18 +180,13 @@ class StarSourceFactory:
         feeds = self._feeds(self.client)
         closed = {repo_id: at for repo_id, at in feeds.closed.items() if repo_id not in self.options.force}
         others = partial(self._users_lists, self.client)
-        may_look = partial(self._may_look, self.client)
-        return AutoSource(own_lists, others, closed, len(repositories), feeds=feeds, may_look=may_look)
+        allowance = LookAllowance(self.client.pool, self.options.quota_reserve)
+        return AutoSource(own_lists, others, closed, len(repositories), feeds=feeds, allowance=allowance)
 
     def _feeds(self, client: GitHubClient) -> EventFeeds:
         states = CollectionState(self.database).load().values()
         feeds = {state.repo_id: state.feed for state in states if state.feed is not None}
         return EventFeeds(client, feeds, {s.repo_id: s.closed_at for s in states if s.closed_at is not None})
-
-    def _may_look(self, client: GitHubClient) -> bool:
-        """Whether the REST quota beyond the reserve allows a look at a feed."""
-        left, limit = client.pool.remaining(Resource.REST), client.pool.limit(Resource.REST)
-        return left is None or limit is None or left - FEED_PAGES >= self.options.quota_reserve * limit
 
     def _file(self) -> StarsFile:
         path = self.options.stars_file

@@ -2,10 +2,11 @@
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 from gh_assets.collector.star_sources.base import CollectionTask, PreviousStars, StarCollection, StarSource
-from gh_assets.collector.star_sources.events import EventFeeds, FeedLook
+from gh_assets.collector.star_sources.events import EventFeeds, FeedLook, LookAllowance
 from gh_assets.errors import BudgetSpentError, RateLimitedError
 from gh_assets.github.outcomes import Outcome
 from gh_assets.local.concurrency import map_bounded
@@ -36,8 +37,8 @@ class AutoSource:
         Total number of repositories.
     now : datetime, optional
     feeds : EventFeeds, optional
-    may_look : callable
-        Returns whether the quota allows a look at a feed.
+    allowance : LookAllowance, optional
+        Which looks at feeds the quota allows; by default all.
 
     Attributes
     ----------
@@ -52,7 +53,7 @@ class AutoSource:
     total: int = 0
     now: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
     feeds: EventFeeds | None = None
-    may_look: Callable[[], bool] = lambda: True
+    allowance: LookAllowance | None = None
     closed_lists: int = 0
     completed: int = 0
     looked: int = 0
@@ -87,28 +88,35 @@ class AutoSource:
         if pending and is_worthwhile and self.others is not None:
             yield from self._complete(self.others(), pending, refusals, workers)
             return
-        yield from map_bounded(lambda task: self._look_alone(task, refusals), pending, workers)
+        for look, collected in map_bounded(lambda task: self._look_alone(task, refusals), pending, workers):
+            self._count(look)
+            yield collected
+
+    def _count(self, look: FeedLook | None) -> None:
+        """Count a look; called by the one thread that takes the results."""
+        self.looked += look is not None and not look.is_skipped
 
     def _look(self, task: CollectionTask) -> FeedLook | None:
         """Look at the feed of a closed repository; None if that is impossible."""
         if self.feeds is None:
             return None
-        if not self.may_look():
-            return self.feeds.look(task, send=False) if task.repository.repo_id in self.feeds.feeds else None
-        look = self.feeds.look(task)
-        self.looked += not look.is_skipped
-        return look
+        with nullcontext(True) if self.allowance is None else self.allowance.look() as send:
+            if not send and task.repository.repo_id not in self.feeds.feeds:
+                return None
+            return self.feeds.look(task, send=send)
 
-    def _look_alone(self, task: CollectionTask, refusals: Mapping[int, StarCollection]) -> StarCollection:
-        """Return the result for a closed repository from its feed."""
+    def _look_alone(
+        self, task: CollectionTask, refusals: Mapping[int, StarCollection]
+    ) -> tuple[FeedLook | None, StarCollection]:
+        """Return the look at the feed of a closed repository, and the result from it."""
         repo_id = task.repository.repo_id
         refusal = refusals.get(repo_id) or StarCollection(task.repository, Outcome.RESTRICTED)
         reason = refusal.reason or "its own list was found closed lately and is not requested again yet"
         look = self._look(task)
         if self.feeds is None or look is None:
-            return replace(refusal, reason=reason, closed_at=self.closed[repo_id], source=None)
+            return None, replace(refusal, reason=reason, closed_at=self.closed[repo_id], source=None)
         collected = self.feeds.collection(look, task.load_previous())
-        return self._of_closed(replace(collected, source=self.feeds.name), refusals)
+        return look, self._of_closed(replace(collected, source=self.feeds.name), refusals)
 
     def _of_closed(self, collected: StarCollection, refusals: Mapping[int, StarCollection]) -> StarCollection:
         """Return the result of a closed repository that another source has collected."""
@@ -132,6 +140,7 @@ class AutoSource:
                 lambda feed: (feed.repo_id, self._look(feed.task)), added.values(), workers
             ):
                 added[repo_id].look = look
+                self._count(look)
         except (BudgetSpentError, RateLimitedError) as error:
             failure = error  # raised when what is known was yielded
         for collected in others.collect([feed.with_stars() for feed in added.values()], workers):

@@ -9,7 +9,9 @@ same events again.
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Any
 
 import polars as pl
@@ -43,8 +45,10 @@ from gh_assets.github.client import GitHubClient
 from gh_assets.github.limits import PAGE_SIZE
 from gh_assets.github.list_reading import number_of
 from gh_assets.github.outcomes import Outcome
+from gh_assets.github.rate_limits import Resource
 from gh_assets.github.responses import GitHubResponse
 from gh_assets.github.times import parse_time
+from gh_assets.github.token_pool import TokenPool
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.schemas import STARGAZERS
 
@@ -133,6 +137,38 @@ class EventFeeds:
             unchanged=merged.table is not None and stored is not None and merged.table.equals(stored.table),
             feed=look.state_after(0 if merged.table is None else merged.table.height),
         )
+
+
+class LookAllowance:
+    """Allows looks at feeds as long as the REST quota has more than a reserve; many threads may share it.
+
+    A look that is under way counts with all requests that it may still send, so that workers together do not overdraw.
+
+    Parameters
+    ----------
+    pool : TokenPool
+    reserve : float
+        Share of the quota that is left.
+    """
+
+    def __init__(self, pool: TokenPool, reserve: float) -> None:
+        self._pool, self._reserve = pool, reserve
+        self._lock, self._running = Lock(), 0
+
+    @contextmanager
+    def look(self) -> Iterator[bool]:
+        """Return whether the look of the block may send requests."""
+        with self._lock:
+            self._pool.refresh_budgets(Resource.REST)
+            left, limit = self._pool.remaining(Resource.REST), self._pool.limit(Resource.REST)
+            needed = MAX_PAGES * (self._running + 1)
+            is_allowed = left is None or limit is None or left - needed >= self._reserve * limit
+            self._running += is_allowed
+        try:
+            yield is_allowed
+        finally:
+            with self._lock:
+                self._running -= is_allowed
 
 
 def _is_described(stored: PreviousStars | None) -> bool:

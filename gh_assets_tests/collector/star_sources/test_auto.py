@@ -12,11 +12,13 @@ from starlette.responses import Response
 from gh_assets.collector.pipeline import CollectionReport
 from gh_assets.collector.star_sources.auto import CLOSED_FOR, AutoSource
 from gh_assets.collector.star_sources.base import CollectionTask
-from gh_assets.collector.star_sources.events import EventFeeds
+from gh_assets.collector.star_sources.events import EventFeeds, LookAllowance
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.collector.star_sources.starred_state import SeedUser, StarredState
 from gh_assets.embedded.standin.clock import VirtualClock
+from gh_assets.embedded.standin.faults import Faults
+from gh_assets.embedded.standin.limits import REST, Limits
 from gh_assets.embedded.standin.world import World
 from gh_assets.github.outcomes import Outcome
 from gh_assets_tests.conftest import GitHubOf
@@ -129,7 +131,7 @@ def test_lists_are_read_by_rest_whatever_status_graphql_has(status: int) -> None
 def run_with_feeds(lists: Lists, collecting: Collecting) -> RunAuto:
     """Collect a world at a time soon after its stars, with event feeds beside users' lists."""
 
-    def run(world: World, *, seeds: list[SeedUser] | None = None, may_look: bool = True) -> CollectionReport:
+    def run(world: World, *, seeds: list[SeedUser] | None = None, reserve: float = 0.0) -> CollectionReport:
         client = collecting.client_of(world)
         standin, clock = collecting.standin, VirtualClock(1_500_100_000)
         standin.clock = client.pool.clock = clock
@@ -139,7 +141,9 @@ def run_with_feeds(lists: Lists, collecting: Collecting) -> RunAuto:
         feeds = EventFeeds(client, {state.repo_id: state.feed for state in states if state.feed is not None}, closed)
         others = partial(lists.source, client, world if seeds is None else seeds)
         own = GraphQLStargazers(client, 10, by_rest=RestStargazers(client, 10))
-        source = AutoSource(own, others, closed, len(refs(world)), feeds=feeds, may_look=lambda: may_look)
+        source = AutoSource(
+            own, others, closed, len(refs(world)), feeds=feeds, allowance=LookAllowance(client.pool, reserve)
+        )
         return collecting.run(refs(world), source)
 
     return run
@@ -179,9 +183,26 @@ def test_without_quota_for_feeds_closed_repositories_are_as_without_them(
     run_with_feeds: RunAuto, collecting: Collecting
 ) -> None:
     world = close(world_of({f"a/{n}": [0, 1] for n in range(20)}), {"a/3"})
-    report = run_with_feeds(world, may_look=False)
+    report = run_with_feeds(world, reserve=1.0)
     assert report.outcomes == {"ok": 19, "restricted": 1}
     assert collecting.standin.served["events"] == 0
+
+
+def test_workers_together_leave_the_reserve_of_the_quota(github_of: GitHubOf) -> None:
+    world = world_of({f"a/{n}": [0, 1] for n in range(40)})
+    for repository in world.repositories:
+        repository.restricted, repository.other_events_a_day = True, 10_000.0  # a feed of three pages
+    slow = Faults({"slow": 1.0}, slow_seconds=0.05)
+    standin, client = github_of(world, limits=Limits(requests=1000), faults=slow)
+    now = dt.datetime.now(dt.UTC)
+    closed = {one.repo_id: now for one in refs(world)}
+    allowance = LookAllowance(client.pool, reserve=0.95)
+    source = AutoSource(RestStargazers(client, 10), None, closed, 40, feeds=EventFeeds(client), allowance=allowance)
+    collected = list(source.collect([CollectionTask(one) for one in refs(world)], workers=12))
+    looked = sum(one.feed is not None for one in collected)
+    assert (len(collected), source.looked, standin.served["events"]) == (40, looked, 3 * looked)
+    assert looked >= 12
+    assert standin.quota.spent[REST] <= 50
 
 
 def test_a_list_that_opens_again_needs_no_feed(run_with_feeds: RunAuto, collecting: Collecting) -> None:
