@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gh_assets.collector.history_state import HistoryStates
 from gh_assets.collector.star_sources.starred_state import StarredState
 from gh_assets.collector.state import CollectionState
 from gh_assets.github.ledger import MongoLedger
@@ -31,6 +32,8 @@ def read_status(settings: Settings) -> dict[str, Any]:
         * ``star_sources``: repositories by the source of their stars.
         * ``lists_closed``: repositories that do not let their stargazers be listed.
         * ``lists_unproven``: repositories whose stored stars may be incomplete; the next run reads them again.
+        * ``feeds``, ``feeds_with_gaps``: event feeds that were looked at, and those in which the last look found a gap.
+        * ``histories``, ``histories_complete``: star histories that are known, and those back to the creation.
         * ``stars``, ``stars_taken_back``, ``archive_days``.
         * ``users``, ``users_asked``: users, and those whose own starred lists were read.
         * ``quota``: the remaining quota by account and resource.
@@ -48,6 +51,8 @@ def read_status(settings: Settings) -> dict[str, Any]:
         partitions = set(instance.get_dynamic_partitions("repo"))
         collection = CollectionState(database)
         states = collection.load().values()
+        feeds = [state.feed for state in states if state.feed is not None and state.feed.looked_at is not None]
+        histories = [state for state in HistoryStates(database).load().values() if state.read_until is not None]
         outcomes = Counter(state.outcome.value for state in states)
         known = {state.partition for state in states} | {str(repository["partition"]) for repository in listed}
         outcomes[Outcome.UNLISTED.value] += len(partitions - known)
@@ -61,6 +66,10 @@ def read_status(settings: Settings) -> dict[str, Any]:
             "star_sources": dict(Counter(state.source for state in states if state.source is not None)),
             "lists_unproven": sum(state.outcome is Outcome.OK and not state.proven for state in states),
             "lists_closed": sum(state.closed_at is not None for state in states),
+            "feeds": len(feeds),
+            "feeds_with_gaps": sum(feed.has_new_gap for feed in feeds),
+            "histories": len(histories),
+            "histories_complete": sum(state.complete for state in histories),
             "stars": sum(state.stars or 0 for state in states),
             "stars_taken_back": collection.unstars.estimated_document_count(),
             "users": database[Collections.USERS].count_documents({}),

@@ -43,6 +43,12 @@ def _data_rows(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "closed lists", f"{status['lists_closed']:,} repositories do not let their stargazers be listed"
     if status["lists_unproven"]:
         yield "unproven lists", f"{status['lists_unproven']:,} may lack stars; the next run reads them again"
+    if status["feeds"]:
+        gaps = status["feeds_with_gaps"]
+        text = f"  {gaps:,} with gaps at the last look: stars may be missing" if gaps else ""
+        yield "event feeds", f"{status['feeds']:,}{text}"
+    if status["histories"]:
+        yield "star histories", f"{status['histories']:,}  {status['histories_complete']:,} complete"
     if status["stars_taken_back"]:
         yield "removed stars", f"{status['stars_taken_back']:,}"
     if status["archive_days"]:

@@ -94,6 +94,8 @@ class FeedState(BaseModel):
         Rates at the last look.
     gaps : list of Gap
     gap_count : int
+    has_new_gap : bool
+        Whether the last look that was answered found a gap.
     doubts : int
         Number of the last looks that did not find the newest known event where it had to be.
     """
@@ -111,6 +113,7 @@ class FeedState(BaseModel):
     stars_a_day: float = 0.0
     gaps: list[Gap] = Field(default_factory=list)
     gap_count: int = 0
+    has_new_gap: bool = False
     doubts: int = 0
 
     @property

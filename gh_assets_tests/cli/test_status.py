@@ -1,8 +1,16 @@
 """Tests of `gh-assets status`."""
 
+import datetime as dt
+
 import pytest
 
 from gh_assets.cli import main
+from gh_assets.collector.feeds import FeedState
+from gh_assets.collector.history_state import HistoryState, HistoryStates
+from gh_assets.collector.state import CollectionState, RepositoryState
+from gh_assets.github.outcomes import Outcome
+from gh_assets.services.connections import open_mongo
+from gh_assets.settings import load_settings
 from gh_assets_tests.support.chain_runs import ChainRun
 from gh_assets_tests.support.commands import answer_json, run_json
 
@@ -44,3 +52,27 @@ def test_run_and_status_explain_which_model_serves(chain_run: ChainRun, capsys: 
     output = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert f"serves {serving['model']} (the champion):" in output
     assert f"newest model {serving['newest']}:" in output
+
+
+@pytest.mark.usefixtures("fresh_home")
+def test_status_counts_feeds_with_gaps_and_complete_histories(capsys: pytest.CaptureFixture[str]) -> None:
+    now = dt.datetime(2026, 11, 25, tzinfo=dt.UTC)
+    unread = FeedState(next_look_at=now)
+    looked = FeedState(next_look_at=now, looked_at=now, gap_count=1)
+    feeds = [None, unread, looked, looked.model_copy(update={"has_new_gap": True})]
+    known = {"outcome": Outcome.OK, "asked_at": now, "read_until": now}
+    histories = [known | {"complete": True}, known, known, known | {"outcome": Outcome.GONE, "read_until": None}]
+    names = [{"repo_id": number, "partition": f"a/{number}", "full_name": f"a/{number}"} for number in range(4)]
+    with open_mongo(load_settings()) as database:
+        states = zip(names, feeds, strict=True)
+        CollectionState(database).save(
+            [RepositoryState(**name, outcome=Outcome.OK, asked_at=now, feed=feed) for name, feed in states]
+        )
+        HistoryStates(database).save([HistoryState(**a, **b) for a, b in zip(names, histories, strict=True)])
+    status = answer_json("status")
+    assert (status["feeds"], status["feeds_with_gaps"]) == (2, 1)
+    assert (status["histories"], status["histories_complete"]) == (3, 1)
+    main(["status"])
+    output = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "event feeds 2 1 with gaps at the last look" in output
+    assert "star histories 3 1 complete" in output

@@ -378,6 +378,7 @@ class FeedLook:
                 "doubts": 0,
             }
         rate = float(changes.get("events_a_day", before.events_a_day))
+        changes["has_new_gap"] = self.gap is not None
         changes |= {"looked_at": self.at, "next_look_at": self.at + look_interval(rate, self.poll_seconds)}
         return before.model_copy(update=changes)
 

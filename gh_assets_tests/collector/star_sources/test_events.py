@@ -111,12 +111,13 @@ def test_a_gap_is_reported_where_a_full_feed_lost_what_was_known(looks_at: Looks
     looks.look(0)
     report = looks.look(400 * MINUTE)
     state = report.states["a/0"]
-    assert (report.gaps, looks.feed().gap_count) == (1, 1)
+    assert (report.gaps, looks.feed().gap_count, looks.feed().has_new_gap) == (1, 1, True)
     assert looks.users() == [0, 1, *range(101, 401)]
     assert "stars from 2027-01-15 08:00 to 2027-01-15 09:40 UTC may be missing" in str(state.reason)
     assert state.outcome is Outcome.OK
     looks.look(20 * DAY)
     assert (looks.feed().gap_count, looks.state.load()[1].reason) == (1, None), "it is reported once"
+    assert not looks.feed().has_new_gap
     assert looks.users() == [0, 1, *range(101, 411)]
 
 
