@@ -31,12 +31,18 @@ from gh_assets.storage.documents import as_stored
 TOPICS_TTL = dt.timedelta(days=30)
 """Age at which topics of known repositories are requested again, since they cost a connection each."""
 
+REFUSALS_TTL = dt.timedelta(days=7)
+"""Age at which REST is asked again why GraphQL does not find a repository, one request each."""
+
 MAX_FIELDS = 50
 """Maximum number of ``nodes`` fields in one query."""
 
+CLASSIFIED = (Outcome.GONE, Outcome.BLOCKED)
+"""Outcomes of which REST alone gives the reason."""
+
 Document = dict[str, Any]
 
-NOTHING: Document = dict.fromkeys((*REPOS.columns, "etag", "topics_at"))
+NOTHING: Document = dict.fromkeys((*REPOS.columns, "etag", "topics_at", "refused_at"))
 """A document of which nothing is known."""
 
 
@@ -45,8 +51,9 @@ class KnownRepositories:
     """Results of earlier runs: documents of the collection ``repos``.
 
     A document is a row of the table `gh_assets.schemas.REPOS` with ``_id`` (the database id, or ``name:owner/name`` in
-    lower case for a repository without metadata), ``etag`` of its metadata (by REST), ``topics_at`` (by GraphQL), and
-    ``names``: the lower-case names under which it was requested.
+    lower case for a repository without metadata), ``etag`` of its metadata (by REST), ``topics_at`` (by GraphQL),
+    ``refused_at`` (when REST said that it is gone or blocked), and ``names``: the lower-case names under which it was
+    requested.
     """
 
     documents: Mapping[int | str, Document] = field(default_factory=dict)
@@ -247,7 +254,16 @@ class _Requests:
         lists = GraphQLLists(self.client, repositories_query, _Named)
         yield from _with_document(lists.read(names, self.workers), refused)
         # REST distinguishes gone, blocked and failed repositories.
-        yield from map_bounded(self._by_rest, refused, self.workers)
+        yield from map_bounded(lambda name: self._refused_lately(name) or self._by_rest(name), refused, self.workers)
+
+    def _refused_lately(self, name: str) -> _Metadata | None:
+        """Return the metadata of a repository that was found to be gone or blocked in the last days."""
+        previous = self.known.by_name.get(name.lower(), NOTHING)
+        refused_at = previous.get("refused_at")
+        if refused_at is None or dt.datetime.now(dt.UTC) - refused_at > REFUSALS_TTL:
+            return None
+        outcome = Outcome(previous["outcome"])
+        return _Metadata(name, outcome, previous["reason"], previous) if outcome in CLASSIFIED else None
 
     def _by_rest(self, name: str) -> _Metadata:
         previous = self.known.by_name.get(name.lower())
@@ -266,7 +282,15 @@ class _Requests:
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 reason = f"malformed metadata ({type(error).__name__})"
                 return _Metadata(name, Outcome.UNKNOWN, reason, previous)
-        return _Metadata(name, *classify_refusal(response), previous)
+        outcome, reason = classify_refusal(response)
+        if outcome in CLASSIFIED:
+            refused_at = as_stored(dt.datetime.now(dt.UTC))
+            previous = (_without_metadata(name) if previous is None else previous) | {"refused_at": refused_at}
+        return _Metadata(name, outcome, reason, previous)
+
+
+def _without_metadata(name: str) -> Document:
+    return {"_id": f"name:{name.lower()}", "full_name": name, "topics": []}
 
 
 def _with_document(results: Iterable[_Metadata], others: list[str]) -> Iterator[_Metadata]:
@@ -387,7 +411,7 @@ def _merge(collected: Iterable[_Metadata], named: Mapping[str, list[str]], known
     merged: dict[int | str, Document] = {}
     for metadata in collected:
         key = metadata.name.lower()
-        fresh = NOTHING | (metadata.document or {"_id": f"name:{key}", "full_name": metadata.name, "topics": []})
+        fresh = NOTHING | (metadata.document or _without_metadata(metadata.name))
         before = known.documents.get(fresh["_id"])
         if before is not None and _topics_still_hold(before, fresh):
             fresh = fresh | {"topics_at": before["topics_at"]}

@@ -1,5 +1,6 @@
 """Metadata of listed repositories."""
 
+import datetime as dt
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from gh_assets.collector import repositories
 from gh_assets.collector.repositories import CollectedRepositories, KnownRepositories, collect_repositories
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.errors import InputError
@@ -138,6 +140,27 @@ def test_earlier_metadata_are_kept_when_a_repository_is_gone(github_of: GitHubOf
     second = collect(github_of(world_of({"z/z": [0], "c/d": [0]}, listed=["a/b", "c/d"]))[1], first)
     gone = second.table.row(by_predicate=pl.col("full_name") == "a/b", named=True)
     assert (gone["outcome"], gone["repo_id"], gone["partition"]) == (Outcome.GONE, 1, "a/b")
+
+
+def test_rest_is_asked_once_a_week_why_a_repository_is_not_found(
+    troubled: tuple[Standin, GitHubClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standin, client = troubled
+
+    def asked() -> int:
+        """Return how many repositories were asked for by REST since the last call."""
+        served = sum(count for name, count in standin.served.items() if name.startswith("repository"))
+        standin.served.clear()
+        return served
+
+    first = collect(client)
+    assert asked() == 2, "one is gone, and one is blocked"
+    second = collect(client, first)
+    assert asked() == 0
+    assert second.table.equals(first.table)
+    monkeypatch.setattr(repositories, "REFUSALS_TTL", dt.timedelta(0))
+    assert collect(client, second).table.equals(first.table)
+    assert asked() == 2
 
 
 def test_documents_survive_mongo_and_are_written_only_once(
