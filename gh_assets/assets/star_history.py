@@ -20,7 +20,7 @@ from gh_assets.collector.star_history import DAY, RECENT_DAYS
 from gh_assets.github.outcomes import Outcome
 from gh_assets.github.times import STAR_DAYS_ZONE
 from gh_assets.instance.internals import add_partition_metadata
-from gh_assets.resources import GcsResource, GitHubResource, MongoResource
+from gh_assets.resources import GcsResource, GitHubResource, MongoResource, PolicyResource
 from gh_assets.schemas import STAR_HISTORY
 from gh_assets.storage.asset_store import PartitionTables
 
@@ -37,9 +37,10 @@ DAYS = f"{STAR_DAYS_ZONE} days"
 class StarHistoryConfig(AssetConfig):
     """How star histories are read."""
 
-    max_pages: int = Field(1, ge=1, le=100)
-    """Maximum pages of 30 weeks that are read of a repository beyond what is stored: later runs read what is older. The
-    days that may have changed are read in any case."""
+    max_pages: int = Field(100, ge=1, le=100)
+    """Maximum pages of 30 weeks that are read of a repository beyond what is stored: later runs read what is older.
+    They are read only while the quota has more than its reserve (GH_ASSETS_QUOTA_RESERVE); the days that may have
+    changed are read in any case, before them."""
 
     max_requests: int | None = Field(None, ge=1)
     """Maximum number of requests; the next run continues from there."""
@@ -68,15 +69,17 @@ def star_history(
     github: GitHubResource,
     mongo: MongoResource,
     gcs: GcsResource,
+    policy: PolicyResource,
 ) -> dg.MaterializeResult[None]:
     """One row is one day of the partition's repository: how many of today's stargazers starred it on that day.
 
     GitHub counts by days of Los Angeles, also where the list of stargazers is closed; a star that is taken back lowers
-    its day. Each run reads the days that may have changed, and goes some months further back until it reaches the
-    creation. GitHub Enterprise has no star histories: then the outcome is `unavailable`, and nothing fails.
+    its day. Each run reads the days that may have changed, and then goes further back, to the creation if the quota
+    allows it. GitHub Enterprise has no star histories: then the outcome is `unavailable`, and nothing fails.
     """
     partitions = list(context.partition_keys)
-    outcome = read_partitions(context, partitions, repos, config, CollectionServices(github, mongo, gcs))
+    services, reserve = CollectionServices(github, mongo, gcs), policy.settings().quota_reserve
+    outcome = read_partitions(context, partitions, repos, config, services, reserve=reserve)
     add_partition_metadata(context, outcome.by_partition)
     tables = PartitionTables(gcs.asset_store(), STAR_HISTORY.name)
     if len(partitions) == 1 and partitions[0] in tables.partitions():
@@ -93,6 +96,7 @@ def read_partitions(
     config: StarHistoryConfig,
     services: CollectionServices,
     *,
+    reserve: float,
     only_due: bool = False,
 ) -> HistoryOutcome:
     """Read the star histories of partitions, and tag the run with what that took.
@@ -105,6 +109,8 @@ def read_partitions(
         The asset `repos`.
     config : StarHistoryConfig
     services : CollectionServices
+    reserve : float
+        Share of the quota that reading older pages leaves.
     only_due : bool
         Leave out the histories that were requested within the last day.
     """
@@ -129,6 +135,7 @@ def read_partitions(
             database,
             services.gcs.asset_store(),
             max_pages=config.max_pages,
+            reserve=reserve,
             workers=services.github.workers,
             progress=reported,
         )

@@ -53,6 +53,7 @@ def read_due_histories(
         store.read_table("repos"),
         reading,
         CollectionServices(github, mongo, gcs),
+        reserve=policy.settings().quota_reserve,
         only_due=not config.repositories,
     )
     read = {key: entries for key, entries in outcome.by_partition.items() if key in outcome.report.states}

@@ -108,9 +108,10 @@ def _read_histories(
 ) -> None:
     """Read the star histories that are due, with what is left of the cap on requests.
 
-    They come last, and nothing that the run was started for depends on them: a failure is a sentence.
+    They come last, and nothing that the run was started for depends on them: a failure is a sentence. Later runs of the
+    job read what is older than a page.
     """
-    config: dict[str, Any] = {"patient": True}
+    config: dict[str, Any] = {"patient": True, "max_pages": 1}
     if max_requests is not None:
         config["max_requests"] = max_requests - _requests_of(collected, "run_requests")
         if config["max_requests"] <= 0:

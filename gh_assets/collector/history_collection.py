@@ -6,8 +6,8 @@ run loses only the repositories in flight. A table that does not have the checks
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import polars as pl
@@ -20,6 +20,7 @@ from gh_assets.collector.star_sources.base import RepositoryRef
 from gh_assets.errors import BudgetSpentError, StoredDataError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import REACHABLE, Outcome
+from gh_assets.github.rate_limits import Resource
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.local.progress import Progress
 from gh_assets.schemas import STAR_HISTORY, STAR_TRENDS
@@ -40,37 +41,42 @@ class HistoryReport:
 
     Attributes
     ----------
-    total, asked : int
-        Repositories: all, and those that were requested.
+    total : int
+        Repositories.
     pages, not_modified : int
         Requests for histories, and repositories whose newest page had the status 304.
-    stars : int
-        Sum of the days of the histories that were requested.
     stopped : str or None
         Why the run ended early.
-    outcomes : Counter
-        Of the repositories that were requested.
     states : dict
         By partition, of the repositories that were requested.
     """
 
     total: int = 0
-    asked: int = 0
     pages: int = 0
     not_modified: int = 0
-    stars: int = 0
     stopped: str | None = None
-    outcomes: Counter[str] = field(default_factory=Counter)
     states: dict[str, HistoryState] = field(default_factory=dict)
 
     def add(self, reading: HistoryReading, state: HistoryState) -> None:
-        """Count a repository."""
-        self.asked += 1
+        """Count a reading of a repository."""
         self.pages += reading.requests
         self.not_modified += reading.not_modified
-        self.stars += state.sum
-        self.outcomes[state.outcome.value] += 1
         self.states[state.partition] = state
+
+    @property
+    def asked(self) -> int:
+        """Number of repositories that were requested."""
+        return len(self.states)
+
+    @property
+    def stars(self) -> int:
+        """Sum of the days of the histories that were requested."""
+        return sum(state.sum for state in self.states.values())
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """Outcomes of the repositories that were requested."""
+        return Counter(state.outcome.value for state in self.states.values())
 
     @property
     def unavailable(self) -> bool:
@@ -118,10 +124,13 @@ def read_histories(
     store: AssetStore,
     *,
     max_pages: int = 1,
+    reserve: float = 0.0,
     workers: int = 8,
     progress: Progress | None = None,
 ) -> HistoryReport:
     """Read the histories of repositories in the order given, and store their days and states.
+
+    The newest pages of all repositories come first, then the older ones of those that are not complete.
 
     Parameters
     ----------
@@ -132,6 +141,8 @@ def read_histories(
     store : AssetStore
     max_pages : int
         Maximum number of pages of 30 weeks, older than what is stored, that are read of a repository.
+    reserve : float
+        Share of the quota that is left: older pages are read only with more.
     workers : int
     progress : Progress, optional
 
@@ -141,33 +152,92 @@ def read_histories(
         If no more requests are possible; what was read until then is stored.
     """
     progress = progress or Progress()
-    states = HistoryStates(database)
-    known = states.load()
-    tables = PartitionTables(store, STAR_HISTORY.name)
-    reader = HistoryReader(client, max_pages)
     wanted = [repository for repository in repositories if repository.outcome in REACHABLE]
+    run = _Run(client, HistoryStates(database), PartitionTables(store, STAR_HISTORY.name), max_pages, reserve, workers)
     report = HistoryReport(total=len(wanted))
-
-    def update(repository: RepositoryRef) -> tuple[HistoryReading, HistoryState]:
-        before = known.get(repository.repo_id)
-        stored = _stored(tables, before)
-        reading = reader.read(repository, stored)
-        after = _state_after(before, reading)
-        if reading.weeks is not None:
-            after = after.model_copy(update={"checksum": _store(tables, before, stored, reading)})
-        states.save([after])
-        return reading, after
-
     try:
-        for reading, after in map_bounded(update, wanted, workers):
-            report.add(reading, after)
-            progress.report(STAR_HISTORY.name, report.asked, report.total, f"{report.pages:,} requests")
+        for read, choose in ((run.newest, lambda: wanted), (run.older, lambda: run.incomplete(wanted))):
+            for reading, after in map_bounded(read, choose(), workers):
+                report.add(reading, after)
+                progress.report(STAR_HISTORY.name, report.asked, report.total, f"{report.pages:,} requests")
+        if run.interrupted is not None:
+            raise run.interrupted
     except BudgetSpentError as error:
         report.stopped = str(error)
     if report.asked and not report.unavailable:
-        store.write_table(STAR_TRENDS.name, trends_of(states.load().values()))
+        store.write_table(STAR_TRENDS.name, trends_of(run.states.load().values()))
     record_quota(database, client)
     return report
+
+
+class _Run:
+    """The readings of one run, each of which is stored at once; many threads may share it."""
+
+    def __init__(
+        self,
+        client: GitHubClient,
+        states: HistoryStates,
+        tables: PartitionTables,
+        max_pages: int,
+        reserve: float,
+        workers: int,
+    ) -> None:
+        self.client, self.states, self.tables = client, states, tables
+        self.max_pages, self.reserve, self.workers = max_pages, reserve, workers
+        self.known = states.load()
+        self.interrupted: Exception | None = None
+        self._newest = HistoryReader(client, 0)
+        self._new: set[int] = set()
+
+    def newest(self, repository: RepositoryRef) -> tuple[HistoryReading, HistoryState]:
+        """Read the newest pages."""
+        before = self.known.get(repository.repo_id)
+        stored = _stored(self.tables, before)
+        reading = self._newest.read(repository, stored)
+        if stored is None:
+            self._new.add(repository.repo_id)
+        return reading, self._save(before, stored, reading)
+
+    def incomplete(self, repositories: Iterable[RepositoryRef]) -> Iterator[RepositoryRef]:
+        """Yield the repositories of which older pages may be read, as long as the quota has more than the reserve."""
+        for repository in repositories:
+            state = self.known.get(repository.repo_id)
+            if state is None or state.outcome is not Outcome.OK or state.complete or state.checksum is None:
+                continue
+            if self._pages_left(repository):
+                if not self._may_read():
+                    return
+                yield repository
+
+    def older(self, repository: RepositoryRef) -> tuple[HistoryReading, HistoryState]:
+        """Read older pages of a history whose newest ones were read."""
+        before = self.known[repository.repo_id]
+        stored = _stored(self.tables, before)
+        if stored is None or before.read_until is None:
+            raise StoredDataError(f"The star history of {repository.full_name} is not as it was just stored.")
+        is_new = repository.repo_id in self._new
+        reader = HistoryReader(self.client, self._pages_left(repository))
+        until = before.read_until.date()
+        reading = reader.read_older(repository, replace(stored, read_now=is_new), until, self._may_read)
+        self.interrupted = self.interrupted or reading.interrupted
+        return reading, self._save(before, stored, reading)
+
+    def _pages_left(self, repository: RepositoryRef) -> int:
+        """Return how many older pages may be read: of a new history, the newest one counts."""
+        return self.max_pages - (repository.repo_id in self._new)
+
+    def _may_read(self) -> bool:
+        left, limit = self.client.pool.remaining(Resource.REST), self.client.pool.limit(Resource.REST)
+        # Each worker may have a request under way.
+        return left is None or limit is None or left - self.workers >= self.reserve * limit
+
+    def _save(self, before: HistoryState | None, stored: KnownHistory | None, reading: HistoryReading) -> HistoryState:
+        after = _state_after(before, reading)
+        if reading.weeks is not None:
+            after = after.model_copy(update={"checksum": _store(self.tables, before, stored, reading)})
+        self.states.save([after])
+        self.known[after.repo_id] = after
+        return after
 
 
 def trends_of(states: Iterable[HistoryState]) -> pl.DataFrame:

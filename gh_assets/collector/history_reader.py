@@ -6,6 +6,7 @@ Source: GitHub's changelog of 2026-09-04, ``GET /repos/{owner}/{repo}/stargazers
 """
 
 import datetime as dt
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gh_assets.collector.repositories import classify_refusal
@@ -22,7 +23,7 @@ from gh_assets.collector.star_history import (
     weeks_before,
 )
 from gh_assets.collector.star_sources.base import RepositoryRef
-from gh_assets.errors import GitHubError, ServiceUnavailableError
+from gh_assets.errors import BudgetSpentError, GitHubError, RateLimitedError, ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
 from gh_assets.github.responses import GitHubResponse
@@ -43,12 +44,15 @@ class KnownHistory:
     weeks : mapping
     etag, complete, gap
         As in `gh_assets.collector.history_state.HistoryState`.
+    read_now : bool
+        Whether all weeks were read in this run, so that pages of several runs are not mixed.
     """
 
     weeks: Weeks
     etag: str | None = None
     complete: bool = False
     gap: int | None = None
+    read_now: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class HistoryReading:
     today : date or None
         The present day in Los Angeles when the first page was requested.
     requests, not_modified : int
+    interrupted : Exception or None
+        Why no more requests are possible, if older pages were read until then.
     """
 
     repository: RepositoryRef
@@ -81,6 +87,7 @@ class HistoryReading:
     today: dt.date | None = None
     requests: int = 0
     not_modified: int = 0
+    interrupted: Exception | None = None
 
 
 class HistoryReader:
@@ -123,6 +130,31 @@ class HistoryReader:
         reading = _Reading(self, repository, known or KnownHistory({}))
         try:
             return reading.result()
+        except (ServiceUnavailableError, GitHubError) as error:
+            return reading.failure(Outcome.UNKNOWN, str(error))
+
+    def read_older(
+        self, repository: RepositoryRef, known: KnownHistory, today: dt.date, may_read: Callable[[], bool]
+    ) -> HistoryReading:
+        """Continue before the oldest week that is known, without a look at the newest ones.
+
+        Parameters
+        ----------
+        repository : RepositoryRef
+        known : KnownHistory
+        today : date
+            Of the reading of the newest page.
+        may_read : callable
+            Asked before each page.
+
+        Raises
+        ------
+        AuthenticationError, RateLimitedError, BudgetSpentError, CancelledError, OutageError
+            If no more requests are possible, and no page was read.
+        """
+        reading = _Reading(self, repository, known)
+        try:
+            return reading.older(today, may_read)
         except (ServiceUnavailableError, GitHubError) as error:
             return reading.failure(Outcome.UNKNOWN, str(error))
 
@@ -172,6 +204,31 @@ class _Reading:
             today=today,
             requests=self.requests,
             not_modified=int(first.status == 304),
+        )
+
+    def older(self, today: dt.date, may_read: Callable[[], bool]) -> HistoryReading:
+        """Read pages that are older than what is known; those that were read before the requests end are kept."""
+        gap, proven, reason, interrupted = self.known.gap, False, None, None
+        try:
+            while not self.complete and self.older_pages < self.reader.max_pages and may_read():
+                self._read_older_page()
+            gap, proven, reason = self._confirm()
+        except (BudgetSpentError, RateLimitedError) as error:
+            if not self.older_pages:
+                raise
+            interrupted = error
+        return HistoryReading(
+            self.repository,
+            Outcome.OK,
+            reason,
+            self.weeks,
+            etag=self.known.etag,
+            complete=self.complete,
+            proven=proven,
+            gap=gap,
+            today=today,
+            requests=self.requests,
+            interrupted=interrupted,
         )
 
     # -- pages ---------------------------------------------------------------------------------------------------
@@ -232,10 +289,14 @@ class _Reading:
     def _read_older(self) -> None:
         """Continue before the oldest week that is stored."""
         while not self.complete and self.older_pages < self.reader.max_pages:
-            page, response = self._page(len(self.weeks) // WEEKS_A_PAGE + 1)
-            self.older_pages += 1
-            self.weeks = joined(self.weeks, page)
-            self.complete = not response.has_next_page or not page
+            self._read_older_page()
+
+    def _read_older_page(self) -> None:
+        page, response = self._page(len(self.weeks) // WEEKS_A_PAGE + 1)
+        self.older_pages += 1
+        self.weeks = joined(self.weeks, page)
+        self.complete = not response.has_next_page or not page
+        self.is_whole = self.complete and self.known.read_now
 
     def _read_all(self) -> None:
         self.weeks, number = {}, 0

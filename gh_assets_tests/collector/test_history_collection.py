@@ -18,6 +18,7 @@ from gh_assets.collector.history_state import HistoryStates
 from gh_assets.collector.star_sources.base import RepositoryRef
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import Faults
+from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
@@ -59,10 +60,11 @@ class Histories(Connected):
         client: GitHubClient | None = None,
         only: list[RepositoryRef] | None = None,
         pages: int = 20,
+        reserve: float = 0.0,
     ) -> HistoryReport:
         wanted = refs(world) if only is None else only
         client = client or self.client_of(world)
-        return read_histories(wanted, client, self.database, self.store, max_pages=pages, workers=4)
+        return read_histories(wanted, client, self.database, self.store, max_pages=pages, reserve=reserve, workers=4)
 
     def is_true_of(self, world: World) -> None:
         """Assert that exactly the days of the world are stored, and that states describe the tables."""
@@ -162,6 +164,39 @@ def test_the_cap_on_requests_stops_a_run_and_the_next_one_continues(histories: H
     histories.read(world, only=due)
     histories.is_true_of(world)
     assert due_histories(refs(world), states.asked_at(), NOW + dt.timedelta(hours=1)) == []
+
+
+def test_one_run_reads_whole_histories_newest_pages_first(histories: Histories, github_of: GitHubOf) -> None:
+    world = world_with(200, 300, age=200 * 7)
+    _, client = github_of(world)
+    report = histories.read(world, client=client, pages=100)
+    histories.is_true_of(world)
+    assert all(state.complete and state.proven for state in report.states.values())
+    assert (report.asked, report.outcomes, report.pages) == (2, {"ok": 2}, 14), "each page once"
+    assert histories.read(world, client=client, pages=100).pages == 2
+
+
+def test_a_run_continues_where_the_cap_ended_the_last_one(histories: Histories, github_of: GitHubOf) -> None:
+    world = world_with(200, age=200 * 7)
+    _, client = github_of(world, max_requests=4)
+    report = histories.read(world, client=client, pages=100)
+    assert report.stopped is not None
+    (state,) = report.states.values()
+    assert (state.outcome, state.complete) == (Outcome.OK, False)
+    assert state.entries > 30, "older pages are kept, too"
+    _, client = github_of(world)
+    again = histories.read(world, client=client, pages=100)
+    assert again.pages <= 1 + 7 - state.entries // 30
+    histories.is_true_of(world)
+
+
+def test_older_pages_leave_the_reserve_of_the_quota(histories: Histories, github_of: GitHubOf) -> None:
+    world = world_with(*[20] * 8, age=200 * 7)
+    standin, client = github_of(world, limits=Limits(requests=100))
+    report = histories.read(world, client=client, pages=100, reserve=0.7)
+    assert (report.asked, report.stopped) == (8, None)
+    assert 20 <= standin.quota.spent["core"] <= 30
+    assert not all(state.complete for state in report.states.values())
 
 
 def test_histories_are_due_after_a_day_those_never_read_first(histories: Histories) -> None:
