@@ -273,11 +273,12 @@ def _has_sent(standin: Standin, requests: int) -> bool:
 
 
 def _check_stored(histories: Histories, world: World) -> None:
-    """Whatever is stored after a kill is true: states describe complete histories, or their tables are read anew."""
+    """Whatever is stored after a kill is true: states describe their histories, or their tables are read anew."""
     by_id = {repository.repo_id: repository for repository in world.repositories}
     for repo_id, state in HistoryStates(histories.database).load().items():
         if state.outcome is Outcome.OK:
-            assert state.sum == len(by_id[repo_id].stargazers)
+            stars = len(by_id[repo_id].stargazers)
+            assert state.sum == stars if state.complete else state.sum < stars
 
 
 def test_a_state_of_another_kind_is_left_out(histories: Histories) -> None:

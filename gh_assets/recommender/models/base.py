@@ -164,18 +164,21 @@ class Recommender(ABC):
             explained = items[start:stop]
             reusable = None if scores is None else scores.rows(start, stop)
             contributions = self.contributions(batch, explained.clip(0), reusable)
-            if contributions is None:
+            if contributions is None or not batch.nnz:
                 continue
-            for row in range(batch.shape[0]):
-                low, high = batch.indptr[row], batch.indptr[row + 1]
-                positive = np.maximum(contributions[low:high], 0.0)
-                total = positive.sum(axis=0)
-                best = np.argsort(-positive, axis=0, kind="stable")[:k]
-                top = np.take_along_axis(positive, best, axis=0) / np.maximum(total, 1e-12)
-                stars_of_user = batch.indices[low:high][best]
-                chosen = np.where((top > 0) & (explained[row] >= 0), stars_of_user, -1)
-                reasons[start + row, :, : len(best)] = chosen.T
-                shares[start + row, :, : len(best)] = np.where(chosen >= 0, top, 0.0).T
+            filled = np.flatnonzero(np.diff(batch.indptr))
+            starts, places = batch.indptr[filled], np.arange(batch.nnz)[:, None]
+            owners = np.repeat(np.arange(len(filled)), np.diff(batch.indptr)[filled])
+            positive = np.maximum(contributions, 0.0)
+            total = np.maximum(np.add.reduceat(positive, starts, axis=0), 1e-12)
+            # All users together, a rank at a time: sorting each user's stars takes as long as finding contributions.
+            for rank in range(k):
+                top = np.maximum.reduceat(positive, starts, axis=0)
+                first = np.minimum.reduceat(np.where(positive == top[owners], places, batch.nnz), starts, axis=0)
+                found = (top > 0) & (explained[filled] >= 0)
+                reasons[start + filled, :, rank] = np.where(found, batch.indices[first], -1)
+                shares[start + filled, :, rank] = np.where(found, top / total, 0.0)
+                positive[first, np.arange(first.shape[1])] = 0.0
         return reasons, shares
 
     def save(self, path: Path | str) -> Path:
