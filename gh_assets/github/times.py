@@ -27,6 +27,9 @@ def parse_times(texts: Sequence[object]) -> pl.Series:
     """Parse many times; null where one is invalid or unknown."""
     times = pl.Series([text if isinstance(text, str) else None for text in texts], dtype=pl.String)
     parsed = times.str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_unit="us", time_zone="UTC", strict=False)
+    earliest = parsed.min()
+    if not isinstance(earliest, dt.datetime) or earliest >= GITHUB_BEGAN:
+        return parsed  # almost always
     return pl.select(pl.when(parsed >= GITHUB_BEGAN).then(parsed)).to_series()
 
 

@@ -184,14 +184,15 @@ class StarredLists:
     def _keep(self, results: Iterable[UserList], states: Mapping[int | str, UserState]) -> None:
         """Store lists as they are read, some hundred at once."""
         lists: list[UserList] = []
+        rows = 0
         try:
             for entry in results:
                 lists.append(entry)
                 self._count(entry, states.get(entry.user_id or entry.seed.key))
-                rows = sum(e.rows.height for e in lists if e.rows is not None and not e.unchanged)
+                rows += entry.rows.height if entry.rows is not None and not entry.unchanged else 0
                 if len(lists) >= SEGMENT_USERS or rows >= SEGMENT_ROWS:
                     self._write(lists, states)
-                    lists = []
+                    lists, rows = [], 0
         finally:
             if lists:
                 self._write(lists, states)

@@ -9,6 +9,7 @@ docs.github.com/graphql/reference/objects#user (``starredRepositories``).
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import polars as pl
@@ -26,7 +27,6 @@ from gh_assets.github.outcomes import Outcome
 from gh_assets.github.responses import GitHubResponse
 from gh_assets.github.times import parse_times
 from gh_assets.local.concurrency import map_bounded
-from gh_assets.schemas import STARRED
 
 MAX_RESTARTS = 2
 """Maximum number of times that a list is read again because its login moved to another user."""
@@ -93,27 +93,19 @@ class _PartialList:
 
     def __init__(self, task: StarredListTask, max_pages: int) -> None:
         self.task = task
-        self.parts: list[pl.DataFrame] = []
+        self.stars: list[tuple[Any, Any, Any]] = []
         known = frozenset[tuple[int, Any]]()
         if task.known is not None and task.refresh:
             known = frozenset(task.known.select("repo_id", "starred_at").rows())
         self.progress = Progress(max_pages * PAGE_SIZE, known, task.coverage)
 
     def add(
-        self,
-        user_id: int,
-        login: str,
-        stars: Sequence[tuple[Any, Any, Any]],
-        *,
-        total: int | None = None,
-        failed: Collection[int] = (),
+        self, stars: Sequence[tuple[Any, Any, Any]], *, total: int | None = None, failed: Collection[int] = ()
     ) -> bool:
         """Add a page, and return whether the list need not be read further.
 
         Parameters
         ----------
-        user_id, login
-            Owner of the list.
         stars : sequence of tuple
             Repository id, name and time of each entry; those without an id or name have no visible repository.
         total : int, optional
@@ -126,20 +118,25 @@ class _PartialList:
             if number_of(repo_id) is not None and isinstance(name, str)
         ]  # fmt: skip
         visible = [stars[position] for position in positions]
-        rows = pl.DataFrame(
-            {
-                "user_id": pl.Series([user_id] * len(visible), dtype=pl.Int64),
-                "login": pl.Series([login] * len(visible), dtype=pl.String),
-                "repo_id": pl.Series([repo_id for repo_id, _, _ in visible], dtype=pl.Int64),
-                "full_name": pl.Series([name for _, name, _ in visible], dtype=pl.String),
-                "starred_at": parse_times([starred_at for _, _, starred_at in visible]),
-            },
-            schema=STARRED.dtypes,
-        )
-        self.parts.append(rows)
-        identities = by_position(rows.select("repo_id", "starred_at").rows(), positions, len(stars))
-        self.progress.add(identities, total=total, failed=failed)
+        self.stars += visible
+        # Times are only parsed where they are compared with known stars.
+        times = parse_times([time for *_, time in visible]).to_list() if self.progress.known else repeat(None)
+        identities = [(repo_id, time) for (repo_id, *_), time in zip(visible, times, strict=False)]
+        self.progress.add(by_position(identities, positions, len(stars)), total=total, failed=failed)
         return self.progress.ended
+
+    def _table(self, user_id: int, login: str) -> pl.DataFrame:
+        """Return what was read as a table of schema `STARRED`."""
+        size = len(self.stars)
+        return pl.DataFrame(
+            [
+                pl.Series("user_id", [user_id] * size, pl.Int64),
+                pl.Series("login", [login] * size, pl.String),
+                pl.Series("repo_id", [repo_id for repo_id, _, _ in self.stars], pl.Int64),
+                pl.Series("full_name", [name for _, name, _ in self.stars], pl.String),
+                parse_times([time for *_, time in self.stars]).alias("starred_at"),
+            ]
+        )
 
     def result(
         self, user_id: int, login: str, *, has_more: bool, requests: int, etag: str | None = None,
@@ -157,10 +154,11 @@ class _PartialList:
             Why the list could not be read further, or is not trustworthy.
         """
         known, progress = self.task.known, self.progress
-        fresh = pl.concat(self.parts) if self.parts else STARRED.empty()
+        rows = self._table(user_id, login)
         if progress.met and known is not None:
-            fresh = pl.concat([fresh, known])
-        rows = fresh.unique("repo_id", keep="first", maintain_order=True)
+            rows = pl.concat([rows, known])
+        if rows.height > len(progress.ids):
+            rows = rows.unique("repo_id", keep="first", maintain_order=True)
         ended = self.task.coverage.complete if progress.met else not has_more
         read = progress.coverage(to_its_end=ended, problem=problem)
         complete = ended and read.proven
@@ -170,7 +168,8 @@ class _PartialList:
             if missing.height:
                 rows = pl.concat([rows, missing])
                 rows = rows.sort("starred_at", descending=True, maintain_order=True, nulls_last=True)
-        rows = rows.with_columns(pl.lit(user_id, pl.Int64).alias("user_id"), pl.lit(login).alias("login"))
+        if known is not None:
+            rows = rows.with_columns(pl.lit(user_id, pl.Int64).alias("user_id"), pl.lit(login).alias("login"))
         return UserList(
             self.task.seed,
             Outcome.OK,
@@ -236,9 +235,9 @@ class RestStarred:
                     return UserList(seed, outcome, reason, seed.user_id, seed.login, requests=requests)
                 responses.append(response)
                 last_page = max(last_page, response.last_page or number)
-                ended = partial.add(user_id, login, [_parse_entry(entry) for entry in response.payload])
+                ended = partial.add([_parse_entry(entry) for entry in response.payload])
                 has_more = response.has_next_page and bool(response.payload)
-                self.on_page(number, sum(part.height for part in partial.parts))
+                self.on_page(number, len(partial.stars))
                 if ended or not has_more:
                     break
             problem = None
@@ -343,8 +342,6 @@ class _Starred(NewestFirstListing[StarredListTask, UserList]):
         self.user_id = user_id
         page = self.page_of(node)
         ended = self.partial.add(
-            user_id,
-            login,
             [(repo.get("databaseId"), repo.get("nameWithOwner"), starred_at) for repo, starred_at in page.entries],
             total=page.total,
             failed=page.failed,
