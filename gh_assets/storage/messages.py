@@ -30,7 +30,7 @@ from typing import Any, Self
 import orjson
 from bson import BSON
 from bson.errors import InvalidDocument
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from gh_assets.storage.documents import as_stored
 from gh_assets.storage.mongo import Collections
@@ -93,6 +93,7 @@ class Update(BaseModel):
     collection: str
     where: Document
     change: dict[str, Document]
+    _is_valid: bool = PrivateAttr(False)
 
     @field_validator("collection")
     @classmethod
@@ -103,6 +104,8 @@ class Update(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self._is_valid:
+            return self  # pydantic validates it once more as a part of a message
         identity = self.where.get("_id")
         if isinstance(identity, bool) or not isinstance(identity, (int, str)) or identity == "":
             raise ValueError("where must name one document by its _id, a number or a string")
@@ -119,6 +122,7 @@ class Update(BaseModel):
         elif set(self.where) != {"_id"}:
             raise ValueError("where of $max and $min must be the _id alone: another condition depends on the order")
         self._check_size()
+        self._is_valid = True
         return self
 
     def _check_fields(self, operator: str, fields: Document) -> None:
