@@ -150,12 +150,9 @@ def merge_stars(
         known = identified(before.table, ids_of_logins(rows)).unique("user_id", keep="last", maintain_order=True)
         others = known.join(rows, on="user_id", how="anti")
         if read_whole:
-            read = pl.DataFrame(
-                {"user_id": list(read_whole), "read_at": list(read_whole.values())},
-                schema={"user_id": pl.Int64, "read_at": UTC_TIME},
-            )
-            with_time = others.join(read, on="user_id", how="left", maintain_order="left")
-            taken_back = (with_time["starred_at"] < with_time["read_at"]).fill_null(value=False)
+            # Looked up one by one: there may be far more users than stars of a repository that no list has.
+            read_at = pl.Series([read_whole.get(user_id) for user_id in others["user_id"].to_list()], dtype=UTC_TIME)
+            taken_back = (others["starred_at"] < read_at).fill_null(value=False)
             unstarred, others = others.filter(taken_back), others.filter(~taken_back)
         # A known row with the same time is kept, so that its source does not change.
         same = known.join(rows, on=["user_id", "starred_at"], how="semi", nulls_equal=True)

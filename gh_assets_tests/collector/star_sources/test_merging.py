@@ -5,8 +5,9 @@ stored stars exist, complete repositories have all of their stars, and one run w
 as if there had been no fault.
 """
 
+import datetime as dt
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,9 +22,9 @@ from hypothesis import strategies as st
 
 from gh_assets.collector.collection import collect
 from gh_assets.collector.star_sources import graphql as graphql_stargazers
-from gh_assets.collector.star_sources.base import CollectionOptions, PreviousStars, StarCollection
+from gh_assets.collector.star_sources.base import CollectionOptions, PreviousStars, StarCollection, stars_table
 from gh_assets.collector.star_sources.graphql import _Stargazers
-from gh_assets.collector.star_sources.merging import ListReading, collection_from_list
+from gh_assets.collector.star_sources.merging import ListReading, collection_from_list, merge_stars
 from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import Faults
@@ -248,3 +249,22 @@ def test_lenient_parsing_is_detected_by_random_examples(homes: Homes, monkeypatc
 
     with pytest.raises(AssertionError, match=r"lacks stars|counts as taken back|instead of"):
         search()
+
+
+class LookedUpAlone(dict[int, dt.datetime]):
+    """A mapping that cannot be walked through."""
+
+    def __iter__(self) -> Iterator[int]:
+        raise AssertionError("there may be hundreds of thousands of users for each of thousands of repositories")
+
+    keys = values = items = __iter__  # type: ignore[assignment]
+
+
+def test_users_are_looked_up_for_the_stars_that_no_list_has() -> None:
+    at = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
+    users = [(user, f"user-{user}") for user in range(1, 5)]
+    before = stars_table(7, users, ["2023-01-01T00:00:00Z"] * 3 + ["2024-06-01T00:00:00Z"], "events")
+    table, unstarred = merge_stars(before.head(1), PreviousStars(before, []), LookedUpAlone({1: at, 2: at, 4: at}))
+    assert table["user_id"].to_list() == [1, 3, 4], "the list of 3 was not read, and the star of 4 is younger"
+    assert unstarred is not None
+    assert unstarred["user_id"].to_list() == [2]
