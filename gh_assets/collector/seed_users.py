@@ -7,6 +7,7 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ from gh_assets.storage.mongo import Collections, MongoDatabase
 
 FORKS_TTL = dt.timedelta(days=30)
 """Time during which a repository's forks are not requested again."""
+
+FORK_PAGES = 10
+"""Maximum number of pages of a repository's newest forks."""
 
 ForkersOf = tuple[int, dict[int, str] | None]
 """A repository's id, and the logins of the users who forked it, by id; None if the request failed."""
@@ -80,11 +84,14 @@ class SeedUsers:
         seeds += [SeedUser(login, user_id, weight, "gharchive") for user_id, login, weight in starred.rows()]
         seeds += self.state.seeds()
         if len(seeds) < self.options.max_users:
-            seeds += self._forkers(repositories)
+            seeds += self._forkers(repositories, {seed.key for seed in seeds})
         return seeds
 
-    def _forkers(self, repositories: Sequence[RepositoryRef]) -> list[SeedUser]:
-        """Read and store the owners of forks of repositories whose forks were not read lately."""
+    def _forkers(self, repositories: Sequence[RepositoryRef], found: set[int | str]) -> list[SeedUser]:
+        """Read and store the owners of forks of repositories whose forks were not read lately.
+
+        `found` are the users known before, to whom their owners are added.
+        """
         now = dt.datetime.now(dt.UTC)
         read_at = {
             document["_id"]: document["forks"]["asked_at"]
@@ -97,7 +104,7 @@ class SeedUsers:
         smallest: dict[int, int] = {}
         done: list[Message] = []
         try:
-            for repo_id, forkers in self._read_forks(wanted):
+            for repo_id, forkers in self._read_forks(wanted, found):
                 if forkers is None:
                     self.unread += 1
                     continue
@@ -117,8 +124,9 @@ class SeedUsers:
             Consumer(self.database).apply(done)
         return seeds
 
-    def _read_forks(self, repositories: Sequence[RepositoryRef]) -> Iterator[ForkersOf]:
-        lists, workers = GraphQLLists(self.client, forks_query, _Forks), self.options.workers
+    def _read_forks(self, repositories: Sequence[RepositoryRef], found: set[int | str]) -> Iterator[ForkersOf]:
+        listing = partial(_Forks, found, self.options.max_users)
+        lists, workers = GraphQLLists(self.client, forks_query, listing), self.options.workers
         return lists.read(repositories, workers, lambda left: map_bounded(self._forks_by_rest, left, workers))
 
     def _forks_by_rest(self, repository: RepositoryRef) -> ForkersOf:
@@ -144,32 +152,61 @@ def _users(key: str, owners: Sequence[Any]) -> dict[int, str]:
 
 
 class _Forks(Listing[RepositoryRef, ForkersOf]):
-    """The newest forks of one repository."""
+    """The newest forks of one repository: one page, and further ones as long as too few users are found.
+
+    Parameters
+    ----------
+    found : set
+        Users that were found in all repositories; those of this one are added.
+    enough : int
+        Number of users from which on no further page is read.
+    """
+
+    def __init__(self, found: set[int | str], enough: int, key: int, task: RepositoryRef) -> None:
+        super().__init__(key, task)
+        self.found, self.enough = found, enough
+        self.forkers: dict[int, str] = {}
+        self.cursors: list[str] = []
+
+    def pages_left(self) -> int:
+        # The first page of each repository before the second one of any.
+        return FORK_PAGES - len(self.cursors)
 
     def variables(self) -> Mapping[str, Any]:
-        return {"i": node_id_of(self.task)}
+        return {"i": node_id_of(self.task), "c": self.cursors[-1] if self.cursors else None}
 
     def is_whole(self, node: Any) -> bool:
         forks = node.get("forks") if isinstance(node, Mapping) else None
-        return isinstance(forks, Mapping) and isinstance(forks.get("nodes"), list)
+        if not isinstance(forks, Mapping):
+            return False
+        return isinstance(forks.get("nodes"), list) and isinstance(forks.get("pageInfo"), Mapping)
 
-    def parse_page(self, node: Any) -> ForkersOf:
-        return self.task.repo_id, _users("databaseId", [(fork or {}).get("owner") for fork in node["forks"]["nodes"]])
+    def parse_page(self, node: Any) -> ForkersOf | None:
+        forks = node["forks"]
+        forkers = _users("databaseId", [(fork or {}).get("owner") for fork in forks["nodes"]])
+        self.forkers |= forkers
+        self.found.update(forkers)
+        cursor = forks["pageInfo"].get("endCursor") if forks["pageInfo"].get("hasNextPage") else None
+        if isinstance(cursor, str) and cursor not in self.cursors and self.pages_left() > 1:
+            self.cursors.append(cursor)
+            if len(self.found) < self.enough:
+                return None
+        return self.task.repo_id, self.forkers
 
     def parse_refusal(self, kind: str, message: str) -> ForkersOf | None:
-        return (self.task.repo_id, {}) if kind in ("NOT_FOUND", "FORBIDDEN") else None
+        return (self.task.repo_id, self.forkers) if kind in ("NOT_FOUND", "FORBIDDEN") else None
 
     def give_up(self, reason: str) -> ForkersOf:
-        return self.task.repo_id, None
+        return self.task.repo_id, self.forkers or None
 
 
 def forks_query(size: int) -> str:
-    """Return the query for the newest forks of each of `size` repositories."""
+    """Return the query for a page of the newest forks of each of `size` repositories."""
     forks = (
-        f"forks(first: {PAGE_SIZE}, orderBy: {{field: CREATED_AT, direction: DESC}}) "
-        "{ nodes { owner { login ... on User { databaseId } } } }"
+        f"forks(first: {PAGE_SIZE}, after: $c, orderBy: {{field: CREATED_AT, direction: DESC}}) "
+        "{ pageInfo { hasNextPage endCursor } nodes { owner { login ... on User { databaseId } } } }"
     )
-    return batched_query(size, {"i": "ID!"}, f"node(id: $i) {{ ... on Repository {{ {forks} }} }}")
+    return batched_query(size, {"i": "ID!", "c": "String"}, f"node(id: $i) {{ ... on Repository {{ {forks} }} }}")
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,25 @@ def test_owners_of_forks_are_seeds_and_are_requested_once(
     assert set().union(*by_rest) == forkers
 
 
+def test_further_forks_are_read_while_users_are_too_few(
+    github_of: GitHubOf, database: MongoDatabase, asset_store: AssetStore
+) -> None:
+    sizes = {"a/large": 9000, "a/medium": 1500, "a/small": 30}
+    world = world_of({name: list(range(size)) for name, size in sizes.items()}, users=9000)
+    newest = [[world.user_ids[user] for user in world.forkers(r)] for r in world.repositories[:-1]]
+    assert [len(owners) for owners in newest] == [1500, 250, 5]
+    standin, client = github_of(world)
+    client.graphql("{ viewer { login } }", {})  # the first query asks whose token it is, too
+    for enough, pages, points in ((50, 1, 1), (300, 2, 2), (10_000, 10, 10)):
+        database["stargazer_state"].delete_many({})
+        before = standin.quota.spent["graphql"]
+        seeds = SeedUsers(client, database, asset_store, replace(OPTIONS, max_users=enough))._forkers(
+            refs(world), set()
+        )
+        assert {seed.user_id for seed in seeds} == {user for owners in newest for user in owners[: 100 * pages]}
+        assert standin.quota.spent["graphql"] - before == points
+
+
 def test_named_users_come_before_known_users_those_of_events_and_owners_of_forks(
     github_of: GitHubOf, database: MongoDatabase, asset_store: AssetStore
 ) -> None:

@@ -379,9 +379,12 @@ class Query:
                 return _Stars(source.stargazers, source.starred_at)
             case "forks":
                 users = self._world.forkers(source)
-                names = {user: f"{self._world.logins[user]}/{own_name}" for user in users[: arguments["first"]]}
+                start = _offset(arguments.get("after"))
+                end = start + arguments["first"]
+                names = {user: f"{self._world.logins[user]}/{own_name}" for user in users[start:end]}
                 forks = [{"nameWithOwner": fork, "owner": user} for user, fork in names.items()]
-                return {"nodes": forks, "totalCount": len(users), "pageInfo": _SINGLE_PAGE}
+                info = {"hasNextPage": end < len(users), "endCursor": _offset_cursor(end) if names else None}
+                return {"nodes": forks, "totalCount": len(users), "pageInfo": _SINGLE_PAGE | info}
             case "repositoryTopics":
                 topics = [{"id": topic, "topic": _named(topic)} for topic in source.topics]
                 return {"nodes": topics[: arguments["first"]], "totalCount": len(topics), "pageInfo": _SINGLE_PAGE}
@@ -500,6 +503,18 @@ def read_node_id(key: str) -> tuple[str, int]:
 
 def _named(name: str) -> dict[str, str]:
     return {"id": name, "name": name}
+
+
+def _offset_cursor(offset: int) -> str:
+    return base64.b64encode(f"cursor:v2:{offset}".encode()).decode()
+
+
+def _offset(cursor: str | None) -> int:
+    """Return the number of entries before a page of a list without times."""
+    try:
+        return 0 if cursor is None else int(base64.b64decode(cursor, validate=True).decode().rpartition(":")[2])
+    except ValueError:
+        raise _Null from None
 
 
 def _cursor(when: int, who: int) -> str:
