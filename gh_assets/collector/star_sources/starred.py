@@ -110,6 +110,7 @@ class StarredLists:
     report: StarredReport = field(default_factory=StarredReport)
     _wanted: frozenset[int] = field(default=frozenset(), init=False)
     _stars_of_wanted: int = field(default=0, init=False)
+    _stored_stars: Mapping[int, int] = field(default_factory=dict, init=False)
     name = "starred"
 
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
@@ -150,6 +151,7 @@ class StarredLists:
         repositories = [task.repository for task in tasks]
         states = self.state.load()
         named, self._stars_of_wanted = users_of_stored_stars(tasks, workers)
+        self._stored_stars = {user.user_id: user.weight for user in named if user.user_id is not None}
         new, due = select_users([*named, *self.seeds(repositories)], states, self.options)
         room = max(0, self.options.max_users - len(states))
         needed = self.options.target_share * sum(repository.stargazer_count or 0 for repository in repositories)
@@ -203,8 +205,11 @@ class StarredLists:
             since = None if before is None else before.collected_at
             hits = self._hits(entry.rows)
             later = [repo_id for repo_id, at in hits if since is None or (at is not None and at > since)]
-            new = len(later) if before is not None else max(0, len(later) - entry.seed.known_stars)
-            self._stars_of_wanted += sum(repo_id in self._wanted for repo_id in later)
+            # Whatever named the user, feeds may have shown some of the stars before.
+            stored = self._stored_stars.get(entry.user_id or 0, 0) if before is None else 0
+            known = max(stored, entry.seed.known_stars) if before is None else 0
+            new = max(0, len(later) - known)
+            self._stars_of_wanted += max(0, sum(repo_id in self._wanted for repo_id in later) - stored)
             self.report.gained += len(later)
             self.report.stars += entry.rows.height
         self._frontier.learn(entry.seed, new, entry.requests)

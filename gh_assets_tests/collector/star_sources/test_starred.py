@@ -2,6 +2,8 @@
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import polars as pl
 import pytest
 
 from gh_assets.collector.star_sources import starred as starred_module
-from gh_assets.collector.star_sources.base import CollectionOptions, CollectionTask, PreviousStars
+from gh_assets.collector.star_sources.base import CollectionOptions, CollectionTask, PreviousStars, stars_table
 from gh_assets.collector.star_sources.gharchive import ArchivedStars
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.starred import select_users, users_of_stored_stars
@@ -253,6 +255,23 @@ def test_no_further_users_are_sought_when_the_wanted_share_is_known(lists: Lists
     assert 0.5 * 800 <= hits < 0.7 * 800
     lists.run(world, reader=RestStarred)
     assert sum(state.hits or 0 for state in lists.state.load().values()) == 800
+
+
+def test_a_star_that_a_feed_and_a_list_name_counts_once_for_the_wanted_share(lists: Lists) -> None:
+    world = world_of({f"a/{n}": list(range(200)) for n in range(4)}, users=200)
+    fed = [(world.user_ids[user], world.logins[user]) for user in range(100)]
+    tasks = [
+        CollectionTask(ref, partial(PreviousStars, stars_table(ref.repo_id, fed, [None] * 100, "events"), []))
+        for ref in refs(world)
+        if ref.stargazer_count
+    ]
+    # Forks name the same users, and connect them with more repositories.
+    seeds = [replace(user, weight=9, source="forks") for user in all_users(world)]
+    source = lists.source(lists.client_of(world), seeds, RestStarred, target_share=0.9)
+    assert len(list(source.collect(tasks, 2))) == 4
+    read = [state.user_id for state in lists.state.load().values() if state.hits]
+    assert 400 + 4 * sum(user_id not in dict(fed) for user_id in read) >= 0.9 * 800
+    assert len(read) < 200
 
 
 def test_a_run_over_a_part_of_the_repositories_seeks_users_and_judges_lists_by_all(lists: Lists) -> None:
