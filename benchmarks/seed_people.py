@@ -1,6 +1,6 @@
 """How fast people and their stars are found where stargazer lists are closed, in virtual time under GitHub's limits.
 
-Run: python benchmarks/seed_people.py [--repositories 300] [--users 5000] [--tokens 4] [--days 1] [--strangers 0.5]
+Run: python benchmarks/seed_people.py [--repositories 300] [--users 5000] [--tokens 4] [--days 1] [--starless 0.5]
      [--picture FILE] [--profile FILE]
 
 The stand-in serves `large_world` in a process of its own, with GitHub's own limits and a virtual clock. The product
@@ -9,7 +9,7 @@ forks, and by ``starred``, for which owners of forks are the only source of peop
 spent and found, and the limits that were exceeded. With ``--days``, ``auto`` collects once more on each further day.
 
 A sixth of the stargazers of a repository own a fork, whatever else they starred, and no other account does: that is
-kind to forks. With ``--strangers``, this share of the owners of forks has starred no repository of the world.
+kind to forks. With ``--starless``, this share of the owners of forks has starred no repository of the world.
 """
 
 import argparse
@@ -58,13 +58,13 @@ FIRST_HOURS = 5
 SOURCES = {"auto": "event feeds and forks", "starred": "forks alone"}
 
 
-class WorldWithStrangers(GrowingWorld):
+class WorldWithStarlessOwners(GrowingWorld):
     """A world in which a share of the owners of forks has starred nothing; each of them has one fork."""
 
     first: dict[int, int]
-    """The first of a repository's strangers, by its id."""
+    """The first starless owner of a fork of a repository, by its id."""
     each: float
-    """Strangers for each other owner."""
+    """Starless owners for each other one."""
 
     def forkers(self, repository: Repository) -> list[int]:
         others, first = super().forkers(repository), self.first[repository.repo_id]
@@ -75,13 +75,13 @@ class WorldWithStrangers(GrowingWorld):
 
 def made_world(options: argparse.Namespace) -> GrowingWorld:
     world = large_world(options.seed, repositories=options.repositories, users=options.users)
-    if options.strangers:
-        each = options.strangers / (1 - options.strangers)
+    if options.starless:
+        each = options.starless / (1 - options.starless)
         counts = [round(each * len(world.forkers(repository))) for repository in world.repositories]
-        logins = [*world.logins, *(f"stranger-{number}" for number in range(sum(counts)))]
+        logins = [*world.logins, *(f"starless-{number}" for number in range(sum(counts)))]
         ids = range(1_000_000, 1_000_000 + len(logins))
         first = np.cumsum([options.users, *counts[:-1]]).tolist()
-        mixed = WorldWithStrangers(world.repositories, logins, ids, world.lists, "a benchmark")
+        mixed = WorldWithStarlessOwners(world.repositories, logins, ids, world.lists, "a benchmark")
         mixed.first = {repository.repo_id: start for repository, start in zip(world.repositories, first, strict=True)}
         mixed.each = each
         world = mixed
@@ -267,7 +267,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tokens", type=int, default=4)
     parser.add_argument("--days", type=int, default=1)
-    parser.add_argument("--strangers", type=float, default=0.0, help="share of the owners of forks without any star")
+    parser.add_argument("--starless", type=float, default=0.0, help="share of the owners of forks without any star")
     parser.add_argument("--query-budget", type=int, help="nodes that GitHub can serve in a GraphQL query")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--profile", type=Path)

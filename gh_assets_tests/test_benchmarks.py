@@ -21,7 +21,7 @@ SMALL = [
     "large.py whole 2000 600 20000",
     "seed_scale.py --repositories 30 --users 200 --source starred --closed --epochs 1 --until user_item_matrix",
     "people.py --repositories 300 --users 5000 --pages 100 500",
-    "seed_people.py --repositories 30 --users 300 --days 2 --strangers 0.5 --picture picture.png",
+    "seed_people.py --repositories 30 --users 300 --days 2 --starless 0.5 --picture picture.png",
     "serving.py --repositories 600 --users 2000 --stars 20000 --people 20 --hybrid",
 ]
 
