@@ -169,7 +169,7 @@ class Recommender(ABC):
             filled = np.flatnonzero(np.diff(batch.indptr))
             starts, places = batch.indptr[filled], np.arange(batch.nnz)[:, None]
             owners = np.repeat(np.arange(len(filled)), np.diff(batch.indptr)[filled])
-            positive = np.maximum(contributions, 0.0)
+            positive = np.fmax(contributions, 0.0)  # not a number: no reason
             total = np.maximum(np.add.reduceat(positive, starts, axis=0), 1e-12)
             # All users together, a rank at a time: sorting each user's stars takes as long as finding contributions.
             for rank in range(k):
