@@ -47,8 +47,13 @@ def test_a_home_of_the_version_before_shows_the_same_data_and_champion(unpacked:
 
 def test_a_home_of_the_version_before_gives_the_same_recommendations(unpacked: Path) -> None:
     expected, shown = before(unpacked, "recommend"), run_json(unpacked / "home", "recommend", "user-0")
-    ranked = [(entry["full_name"], entry["because"]) for entry in expected["recommendations"]]
-    assert [(entry["full_name"], entry["because"]) for entry in shown["recommendations"]] == ranked
+    lists = [document["recommendations"] for document in (shown, expected)]
+    assert [entry["full_name"] for entry in lists[0]] == [entry["full_name"] for entry in lists[1]]
+    now, then = ([reason for entry in entries for reason in entry["because"]] for entries in lists)
+    assert [reason["full_name"] for reason in now] == [reason["full_name"] for reason in then]
+    shares = [reason["share"] for reason in then]
+    # Sums may be added up in another order.
+    assert [reason["share"] for reason in now] == pytest.approx(shares, rel=1e-5)
     assert shown["model"] == expected["model"]
 
 
