@@ -5,10 +5,13 @@ Assets show these as Dagster column schemas; the IO manager checks frames agains
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import polars as pl
 
 UTC_TIME = pl.Datetime("us", "UTC")
+
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,16 @@ class TableSchema:
         """Return a frame of this schema without rows."""
         return pl.DataFrame(schema=self.dtypes)
 
-    def completed(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def completed(self, frame: Frame) -> Frame:
         """Add the columns that a frame of an earlier version lacks, in their positions."""
-        lacking = [name for name, column in self.columns.items() if column.added and name not in frame.columns]
+        present: list[str] = frame.collect_schema().names()
+        lacking = [name for name, column in self.columns.items() if column.added and name not in present]
         if not lacking:
             return frame
         nulls = [pl.lit(None, dtype=self.columns[name].dtype).alias(name) for name in lacking]
-        order = [name for name in self.columns if name in frame.columns or name in lacking]
-        return frame.with_columns(nulls).select([*order, *(name for name in frame.columns if name not in order)])
+        order: list[str] = [name for name in self.columns if name in present or name in lacking]
+        completed: Frame = frame.with_columns(nulls).select([*order, *(name for name in present if name not in order)])
+        return completed
 
     def problem(self, frame: pl.DataFrame, only: Collection[str] | None = None) -> str | None:
         """Return what is wrong with `frame`, or None. With `only`, the frame has these columns alone."""

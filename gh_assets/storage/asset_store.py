@@ -174,15 +174,12 @@ class AssetStore:
         path = folder / "stored.parquet"
         self.objects.read_to(name, path)
         try:
-            table = pl.scan_parquet(path)
+            table = TABLES[asset].completed(pl.scan_parquet(path))
             first = table.head(1).collect()
         except UNREADABLE as error:
             raise StoredDataError(f"{self.objects.uri(name)} is not readable Parquet: {error}.") from error
-        schema = TABLES[asset]
-        _check(asset, schema.completed(first), f"at {self.objects.uri(name)} does not fit this version")
-        lacking = set(schema.columns) - set(first.columns)
-        nulls = [pl.lit(None, dtype=schema.columns[column].dtype).alias(column) for column in lacking]
-        return table.with_columns(nulls).select(*schema.columns)
+        _check(asset, first, f"at {self.objects.uri(name)} does not fit this version")
+        return table
 
     def read_table_with_checksum(self, asset: str, partition: str | None = None) -> tuple[pl.DataFrame, str]:
         """Read a table as `read_table` does, and return the CRC32C of its object in base64."""
