@@ -190,14 +190,16 @@ def whole(part: str, path: Path) -> None:
         return
     before: list[str] = []
 
-    def on_model(name: str) -> None:
-        if before:
-            steps.done(f"leaderboard: fit of {before[-1]}")
-        before.append(name)
+    def on_step(done: int, total: int, text: str) -> None:
+        name = text.partition(":")[0]
+        if before and before[-1] != name:
+            steps.done(f"leaderboard: {before[-1]}")
+        if before[-1:] != [name]:
+            before.append(name)
 
     started = steps.started
-    evaluations, _ = compare(matrix, [recvae], on_model=on_model)
-    steps.done(f"leaderboard: fit of {before[-1]}, evaluation of {len(evaluations)}")
+    compare(matrix, [recvae], on_step=on_step)
+    steps.done(f"leaderboard: {before[-1]}")
     steps.started = started
     steps.done("leaderboard: all of it")
 

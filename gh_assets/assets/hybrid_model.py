@@ -1,12 +1,15 @@
 """`hybrid_model`: the RecVAE of the current matrix blended with closed-form models, and registered."""
 
+from functools import partial
+
 import dagster as dg
 
 from gh_assets.assets.definition import AssetConfig, recommender_asset, when_upstream_updated
 from gh_assets.assets.metadata import markdown_table, measure_seconds, model_metadata
+from gh_assets.assets.progress import asset_progress
 from gh_assets.assets.recvae_model import recvae_model
 from gh_assets.assets.reuse import newest_model, trained_before
-from gh_assets.local import progress
+from gh_assets.local.progress import repeated
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import HYBRID, RECVAE
 from gh_assets.registry.training import matrix_lineage, register
@@ -44,7 +47,7 @@ def hybrid_model(
     from gh_assets.recommender.training.training import train_hybrid
     from gh_assets.serving.promotion import own_test_start
 
-    with registry.open() as models, measure_seconds() as timing:
+    with registry.open() as models, measure_seconds() as timing, repeated(asset_progress(context).report) as report:
         cache = model_cache(registry.settings())
         recvae = newest_model(models, cache, RECVAE, config.tag, user_item_matrix)
         base = recvae.registered
@@ -53,13 +56,13 @@ def hybrid_model(
         if before is not None:
             registered, hybrid = before.registered, before.trained.model
         else:
-            progress.report("hybrid_model", 0, 1, "the models in closed form")
             result = train_hybrid(
                 user_item_matrix,
                 recvae.trained.model,
                 split_seed=config.seed,
                 test_start=own_test_start(recvae),
                 unseen=recvae.trained.data.get("test_users"),
+                on_step=partial(report, "hybrid_model"),
             )
             hybrid, lineage = result.trained.model, matrix_lineage(gcs.asset_store()) | {"recvae": base.title}
             registered = register(
@@ -67,7 +70,7 @@ def hybrid_model(
             )
         assert isinstance(hybrid, Hybrid)
         names = " + ".join(part.name for part in hybrid.parts)
-        progress.report("hybrid_model", 1, 1, names)
+        report("hybrid_model", 1, 1, names)
     rows = list(hybrid.describe())
     return dg.MaterializeResult(
         metadata={

@@ -1,7 +1,6 @@
 """`leaderboard`: every recommender on the same held-out users."""
 
 from collections.abc import Sequence
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -11,9 +10,10 @@ import polars as pl
 from gh_assets.assets.definition import AssetConfig, recommender_asset, when_upstream_updated
 from gh_assets.assets.hybrid_model import hybrid_model
 from gh_assets.assets.metadata import figure_metadata, markdown_table, measure_seconds
+from gh_assets.assets.progress import asset_progress
 from gh_assets.assets.reuse import newest_model
 from gh_assets.errors import InvalidInteractionsError
-from gh_assets.local import progress
+from gh_assets.local.progress import repeated
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC
 from gh_assets.registry import HYBRID, RECVAE, SERVED, ModelRegistry
@@ -30,13 +30,14 @@ if TYPE_CHECKING:
     from gh_assets.recommender.evaluation.evaluation import Evaluation
     from gh_assets.recommender.models.base import Recommender
     from gh_assets.recommender.models.hybrid import Hybrid
+    from gh_assets.recommender.training.training import StepListener
 
 
 STARS_HELD_OUT = "later stars held out"
 """Value of the column ``split`` for the split by time."""
 
-STEPS = 8
-"""Units of progress: one a model that is trained beside the hybrid and its parts, and the split by time."""
+HELD_OUT_PERCENT = 60
+"""Share of the work that the comparison on held-out users is, if that in time follows."""
 
 
 class LeaderboardConfig(AssetConfig):
@@ -76,19 +77,28 @@ def leaderboard(
     from gh_assets.recommender.training.training import best_on_validation, compare, split_of
     from gh_assets.serving.promotion import own_test_start
 
-    with registry.open() as models, measure_seconds() as timing:
+    with registry.open() as models, measure_seconds() as timing, repeated(asset_progress(context).report) as report:
         cache = model_cache(registry.settings())
         newest = newest_model(models, cache, HYBRID, config.tag, user_item_matrix)
         hybrid, test_start = newest.trained.model, own_test_start(newest)
         unseen = newest.trained.data.get("test_users")
         assert isinstance(hybrid, Hybrid)
-        done = count()
+        first_part = HELD_OUT_PERCENT if config.in_time else 100
 
-        def start(name: str) -> None:
-            progress.report("leaderboard", next(done), STEPS, name)
+        def in_first_part(done: int, steps: int, text: str) -> None:
+            report("leaderboard", first_part * done // steps, 100, text)
+
+        def in_second_part(done: int, steps: int, text: str) -> None:
+            share = (100 - first_part) * done // steps
+            report("leaderboard", first_part + share, 100, f"before and after a date: {text}")
 
         rows, compared = compare(
-            user_item_matrix, [hybrid], split_seed=config.seed, test_start=test_start, unseen=unseen, on_model=start
+            user_item_matrix,
+            [hybrid],
+            split_seed=config.seed,
+            test_start=test_start,
+            unseen=unseen,
+            on_step=in_first_part,
         )
         # The test users decide whether a candidate becomes champion, so they must not choose it.
         split = split_of(user_item_matrix, config.seed, test_start, unseen)
@@ -105,11 +115,10 @@ def leaderboard(
             "plot": figure_metadata(leaderboard_figure(rows, by_known_stars, MAIN_METRIC), "Leaderboard"),
         }
         if config.in_time:
-            start("before and after a date")
-            table, shown = _compare_in_time(context, user_item_matrix, hybrid)
+            table, shown = _compare_in_time(context, user_item_matrix, hybrid, in_second_part)
             tables += table
             metadata |= shown
-        progress.report("leaderboard", STEPS, STEPS, f"best: {rows[0].name}")
+        report("leaderboard", 100, 100, f"best: {rows[0].name}")
     scores = {row.name: row.means[MAIN_METRIC] for row in rows}
     return dg.MaterializeResult(
         value=pl.concat(tables),
@@ -124,7 +133,7 @@ def leaderboard(
 
 
 def _compare_in_time(
-    context: dg.AssetExecutionContext, matrix: UserItemMatrix, hybrid: "Hybrid"
+    context: dg.AssetExecutionContext, matrix: UserItemMatrix, hybrid: "Hybrid", on_step: "StepListener"
 ) -> tuple[list[pl.DataFrame], dict[str, Any]]:
     """Return the rows and metadata of the split by time; none if there is no such split."""
     from gh_assets.recommender.models.recvae import RecVAE
@@ -133,7 +142,7 @@ def _compare_in_time(
     recvae = hybrid.parts[0]
     assert isinstance(recvae, RecVAE)
     try:
-        rows, date = compare_in_time(matrix, recvae.config)
+        rows, date = compare_in_time(matrix, recvae.config, on_step=on_step)
     except InvalidInteractionsError as error:
         context.log.info(f"There is no split by time: {error}")
         return [], {}

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class RecVAEModelConfig(AssetConfig):
     """How RecVAE is trained. The defaults are those of `gh_assets.recommender.RecVAEConfig`."""
 
-    epochs: int = Field(25, ge=1)
-    """Maximum number of epochs; early stopping may need fewer."""
+    epochs: int | None = Field(None, ge=1)
+    """Maximum number of epochs; early stopping may need fewer. By default 25, or less with more than 100,000 users."""
 
     tuned: bool = True
     """Use the hyper-parameters that the newest `gh-assets tune` found, if there is one."""
@@ -97,7 +97,7 @@ def recvae_model(
         else:
             begins = "initial weights" if earlier is None else f"the weights of {earlier.registered.title}"
             context.log.info(f"The training begins with {begins}.")
-            log = _TrainingLog(context, wanted.epochs)
+            log = _TrainingLog(context)
             result = train_recvae(
                 user_item_matrix,
                 wanted,
@@ -124,11 +124,12 @@ def recvae_model(
 class _TrainingLog:
     """Reports the progress of a training, within each epoch and after it."""
 
-    def __init__(self, context: dg.AssetExecutionContext, epochs: int) -> None:
-        self._progress, self._epochs = asset_progress(context), epochs
+    def __init__(self, context: dg.AssetExecutionContext) -> None:
+        self._progress, self._epochs = asset_progress(context), 1
         self._last_epoch = ""
 
     def within_epoch(self, state: "TrainingProgress") -> None:
+        self._epochs = state.epochs
         self._progress.report("recvae_model", state.epoch - 1, state.epochs, f"{state}{self._last_epoch}")
 
     def after_epoch(self, row: dict[str, float]) -> None:

@@ -26,7 +26,7 @@ from gh_assets.settings import load_settings
 from gh_assets.storage.mongo import Collections
 
 
-def train(epochs: int, seed: int, tag: str) -> str | None:
+def train(epochs: int | None, seed: int, tag: str) -> str | None:
     """Train with the other processes of the group; return the model's title in the first process."""
     settings = load_settings()
     use_threads(settings.threads)
@@ -45,7 +45,7 @@ def train(epochs: int, seed: int, tag: str) -> str | None:
 
         def print_epoch(row: dict[str, float]) -> None:
             if first:
-                sys.stderr.write(f"epoch {row['epoch']:.0f} of {epochs}: loss {row['loss']:.1f}\n")
+                sys.stderr.write(f"epoch {row['epoch']:.0f}: loss {row['loss']:.1f}\n")
 
         result = train_recvae(matrix, config, split_seed=seed, test_start=test_start, on_epoch=print_epoch)
         if not first:
@@ -55,7 +55,7 @@ def train(epochs: int, seed: int, tag: str) -> str | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="torchrun … -m gh_assets.cli.train_together", description=__doc__)
-    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--epochs", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tag", default="")
     options = parser.parse_args(arguments)

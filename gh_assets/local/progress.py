@@ -1,11 +1,16 @@
 """Progress of a run: assets report here, and the process that runs them may show it on its terminal."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 ProgressListener = Callable[[str, int, int, str], None]
 """Called with the step's name, the units that are done, their total, and a description of the state."""
+
+REPEAT_SECONDS = 5.0
+"""After how many seconds without another report `repeated` repeats the last one."""
 
 
 @dataclass(frozen=True)
@@ -46,3 +51,42 @@ def use_progress(progress: Progress) -> Iterator[None]:
         yield
     finally:
         _process_progress = before
+
+
+@contextmanager
+def repeated(report: ProgressListener, seconds: float = REPEAT_SECONDS) -> Iterator[ProgressListener]:
+    """Yield a listener whose last report is repeated, with the seconds since, until there is another one.
+
+    This is for work that says nothing while it lasts: without it, half a minute of linear algebra looks like a hang.
+    """
+    changed = threading.Condition()
+    last: tuple[str, int, int, str] | None = None
+    ended = False
+
+    def heard(step: str, done: int, total: int, text: str = "") -> None:
+        nonlocal last
+        with changed:
+            last = step, done, total, text
+            report(*last)
+            changed.notify()
+
+    def repeat() -> None:
+        with changed:
+            reported, since = last, time.monotonic()
+            while not ended:
+                if changed.wait(seconds) or last is None:
+                    if last is not reported:
+                        reported, since = last, time.monotonic()
+                    continue
+                step, done, total, text = last
+                report(step, done, total, f"{text}, {time.monotonic() - since:.0f} s")
+
+    thread = threading.Thread(target=repeat, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield heard
+    finally:
+        with changed:
+            ended = True
+            changed.notify()
+        thread.join()

@@ -16,6 +16,7 @@ import pyarrow as pa
 import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from gh_assets import __version__
 from gh_assets.local.concurrency import map_in_order
@@ -223,7 +224,9 @@ class Ranker:
         # Much of the work is not a matrix product, so batches at the same time are faster than one in many threads.
         starts, threads = range(0, matrix.stars.shape[0], USERS_PER_BATCH), torch.get_num_threads()
         try:
-            yield from map_in_order(table, starts, threads, initializer=partial(torch.set_num_threads, 1))
+            # A product in several threads of BLAS waits for those that compute another batch: twice the time.
+            with threadpool_limits(1, user_api="blas"):
+                yield from map_in_order(table, starts, threads, initializer=partial(torch.set_num_threads, 1))
         finally:
             torch.set_num_threads(threads)  # otherwise threads that are started later would have one
 

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 
 from gh_assets.recommender import EASE, RecVAE, RecVAEConfig
 from gh_assets.recommender.data.interactions import UserItemMatrix
@@ -134,6 +135,14 @@ def test_lists_of_batches_at_the_same_time_are_those_of_one(
 ) -> None:
     whole = pl.concat(list(Ranker(trained).recommend_all(matrix, AllLists(5))))
     monkeypatch.setattr(ranking, "USERS_PER_BATCH", 7)
+    blas_threads = []
+    rank = Ranker._rank
+
+    def noted(*arguments: Any) -> Any:
+        blas_threads.append([one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"])
+        return rank(*arguments)
+
+    monkeypatch.setattr(Ranker, "_rank", noted)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -141,6 +150,8 @@ def test_lists_of_batches_at_the_same_time_are_those_of_one(
         assert torch.get_num_threads() == 3, "the threads of the caller are changed"
     finally:
         torch.set_num_threads(threads)
+    assert [sorted(in_use) for in_use in blas_threads] == [[1] * len(in_use) for in_use in blas_threads]
+    assert len(blas_threads) > 1
     values = ["score", "because_share", "because"]
     assert parts.drop(values).equals(whole.drop(values))
     assert parts["score"].to_numpy() == pytest.approx(whole["score"].to_numpy(), abs=1e-4)

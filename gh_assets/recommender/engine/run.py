@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -37,7 +37,8 @@ MAX_BATCH_SIZE, MIN_BATCH_SIZE, STEPS = 500, 20, 4
 class TrainingConfig:
     """Hyperparameters that all autoencoders share."""
 
-    epochs: int = 25
+    epochs: int | None = None  # None: `most_epochs`, but fewer where those were more than `max_steps`
+    max_steps: int = 20_000  # batches in all epochs; one epoch is always trained
     seed: int = 0
     hidden_size: int = 600  # as published
     latent_size: int = 200  # as published
@@ -51,6 +52,8 @@ class TrainingConfig:
     device: str = "auto"  # "auto": CUDA if available
     precision: str = "auto"  # of matrix products; "auto": bfloat16 where the processor multiplies it
 
+    most_epochs: ClassVar[int] = 25
+
     def __post_init__(self) -> None:
         if self.schedule not in ("cosine", "constant"):
             raise ConfigurationError(f"The schedule {self.schedule!r} is neither 'cosine' nor 'constant'.")
@@ -60,14 +63,28 @@ class TrainingConfig:
             raise ConfigurationError(f"The precision {self.precision!r} is none of auto, {', '.join(PRECISIONS)}.")
         if not 0 <= self.dropout < 1 or self.learning_rate <= 0:
             raise ConfigurationError("dropout must be in [0, 1) and learning_rate above 0.")
-        for name in ("epochs", "hidden_size", "latent_size", "batch_size", "patience"):
+        for name in ("epochs", "max_steps", "hidden_size", "latent_size", "batch_size", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigurationError(f"{name} must be at least 1, not {value}.")
 
     def settled(self, stars: Csr) -> Self:
         """Return the configuration with values for training users in place of those that are left to the data."""
-        return replace(self, batch_size=self.batch_size or batch_size_for(stars.shape[0]))
+        batch_size = self.batch_size or batch_size_for(stars.shape[0])
+        steps = self.passes * -(-stars.shape[0] // batch_size)
+        epochs = self.epochs or min(self.most_epochs, max(1, self.max_steps // max(1, steps)))
+        return replace(self, batch_size=batch_size, epochs=epochs)
+
+    @property
+    def passes(self) -> int:
+        """Number of passes over the users in an epoch."""
+        return 1
+
+    @property
+    def final_epoch(self) -> int:
+        """The number of the last epoch, of a configuration that is settled."""
+        assert self.epochs is not None
+        return self.epochs
 
 
 def batch_size_for(users: int) -> int:
@@ -194,7 +211,7 @@ class TrainingRun:
         self.generator.manual_seed(config.seed * 1_000_003 + epoch)
         self.learning_rate = config.learning_rate
         if config.schedule == "cosine":
-            self.learning_rate *= 0.5 * (1 + math.cos(math.pi * (epoch - 1) / config.epochs))
+            self.learning_rate *= 0.5 * (1 + math.cos(math.pi * (epoch - 1) / config.final_epoch))
 
     def batches(self, users: int) -> Iterator[NDArray[np.int64]]:
         """Yield all users in random order, in batches of about equal size: a tiny last batch would weigh as much.

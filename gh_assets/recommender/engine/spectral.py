@@ -13,6 +13,9 @@ EXPONENT = 0.5
 OVERSAMPLING, ITERATIONS = 16, 4
 """Of the subspace iteration: enough for singular values that fall slowly."""
 
+USERS_AT_ONCE = 16_384
+"""Users whose projections exist at a time."""
+
 
 def spectrum(
     stars: Csr, rank: int, *, seed: int = 0, exponent: float = EXPONENT
@@ -36,7 +39,8 @@ def spectrum(
 
     Notes
     -----
-    Randomized subspace iteration (Halko et al. 2011): no dense array is larger than items × rank.
+    Randomized subspace iteration (Halko et al. 2011): no dense array is larger than items × rank, or than
+    `USERS_AT_ONCE` × rank.
     """
     rank = min(rank, min(stars.shape) - 1)
     if rank < 1:
@@ -44,16 +48,26 @@ def spectrum(
     popularity = np.maximum(np.bincount(stars.indices, minlength=stars.shape[1]), 1)
     bags = Bags.of(stars, torch.device("cpu"))
     bags = replace(bags, weights=bags.weights * torch.from_numpy(popularity[stars.indices] ** -exponent).float())
-    items, users = bags.transposed()
+    starts = range(0, stars.shape[0], USERS_AT_ONCE)
+    parts = [bags.part(start, min(start + USERS_AT_ONCE, stars.shape[0])) for start in starts]
+    transposed = [part.transposed() for part in parts]
     generator = torch.Generator().manual_seed(seed)
     width = min(rank + OVERSAMPLING, *stars.shape)
     basis = torch.randn((stars.shape[1], width), generator=generator)
     for _ in range(ITERATIONS):
         image = torch.zeros_like(basis)
-        image[items] = users.sums(bags.sums(basis))
+        for part, (items, users) in zip(parts, transposed, strict=True):
+            image.index_add_(0, items, users.sums(part.sums(basis)))
         basis = torch.linalg.qr(image)[0]
-    _, values, right = torch.linalg.svd(bags.sums(basis), full_matrices=False)
-    return values[:rank].numpy(), (basis @ right[:rank].T).numpy()
+    # The singular values of the users' sums, and their right singular vectors, by way of the small Gram matrix: in
+    # float64, it loses no digit of theirs.
+    gram = torch.zeros((width, width), dtype=torch.float64)
+    for part in parts:
+        sums = part.sums(basis).double()
+        gram.addmm_(sums.T, sums)
+    squares, vectors = torch.linalg.eigh(gram)
+    values, right = squares.flip(0).clamp(min=0).sqrt().float(), vectors.flip(1).float()
+    return values[:rank].numpy(), (basis @ right[:, :rank]).numpy()
 
 
 def item_factors(stars: Csr, rank: int, *, seed: int = 0, exponent: float = EXPONENT) -> NDArray[np.float32]:

@@ -113,11 +113,6 @@ class Autoencoder(Recommender):
         self.checkpoints, self.start = checkpoints, start
         self.device = device_of(self.config.device)
 
-    @property
-    def passes(self) -> int:
-        """Number of passes over the users in an epoch."""
-        return 1
-
     @abstractmethod
     def _networks(self) -> tuple[SparseEncoder, nn.Linear]: ...
 
@@ -162,9 +157,9 @@ class Autoencoder(Recommender):
         run, best = self._begin(stars, checkpoints)
         self.config = replace(self.config, precision=name_of(run.dtype))
         report = self.on_progress or (lambda progress: None)
-        meter = ProgressMeter(report, stars.shape[0], self.passes, len(self.history), self.config.epochs)
+        meter = ProgressMeter(report, stars.shape[0], self.config.passes, len(self.history), self.config.final_epoch)
         run.on_batch = meter.count
-        for epoch in range(len(self.history) + 1, self.config.epochs + 1):
+        for epoch in range(len(self.history) + 1, self.config.final_epoch + 1):
             if self.history and best.epoch and len(self.history) - best.epoch >= self.config.patience:
                 break
             meter.begin_epoch(epoch)

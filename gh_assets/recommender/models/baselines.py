@@ -172,7 +172,8 @@ class Neighbours(Recommender):
     """
 
     def set_neighbours(self, nearest: NDArray[np.int32], likeness: NDArray[np.float32]) -> None:
-        self.nearest, self.likeness = nearest, likeness
+        # Each item's neighbours in one piece: lists are explained item by item.
+        self.nearest, self.likeness = np.asfortranarray(nearest), np.asfortranarray(likeness)
         columns = np.tile(np.arange(self.items), len(nearest))
         similar = likeness.ravel() > 0
         self.similarity: Csr = sp.csr_array(
@@ -184,13 +185,16 @@ class Neighbours(Recommender):
         return scores
 
     def contributions(self, stars: Csr, items: NDArray[np.int64], scores: Scores | None = None) -> NDArray[np.float32]:
-        users = row_numbers(stars)
-        explained = items[users]
-        similarities = self.similarity[np.repeat(stars.indices, explained.shape[1]), explained.ravel()]
-        contributions: NDArray[np.float32] = np.asarray(
-            similarities.todense() if sp.issparse(similarities) else similarities
-        )
-        return contributions.reshape(explained.shape)
+        contributions = np.zeros((stars.nnz, items.shape[1]), np.float32)
+        place_of = np.full(self.items, -1)
+        for user, explained in enumerate(items):
+            low, high = stars.indptr[user], stars.indptr[user + 1]
+            place_of[stars.indices[low:high]] = np.arange(low, high)
+            places = place_of[self.nearest.T[explained]]
+            columns, neighbours = np.nonzero(places >= 0)
+            contributions[places[columns, neighbours], columns] = self.likeness.T[explained[columns], neighbours]
+            place_of[stars.indices[low:high]] = -1
+        return contributions
 
     def weights(self) -> dict[str, NDArray[Any]]:
         return {"nearest": self.nearest, "likeness": self.likeness}
@@ -323,7 +327,7 @@ def nearest_items(
         nearest[rows], likeness[rows] = (np.take_along_axis(part, order, axis=1) for part in (best, values))
 
     common_users(stars, lengths**-users, fill)
-    return np.ascontiguousarray(nearest.T), np.ascontiguousarray(likeness.T)
+    return nearest.T, likeness.T
 
 
 def common_users(stars: Csr, weights: NDArray[np.float32], use: Callable[[int, NDArray[np.float32]], None]) -> None:

@@ -40,17 +40,19 @@ class LowRank(Recommender):
     def contributions(self, stars: Csr, items: NDArray[np.int64], scores: Scores | None = None) -> NDArray[np.float32]:
         gains = np.broadcast_to(self.gains(stars), (stars.shape[0], len(self.outputs)))
         given = self.inputs[stars.indices] * gains[row_numbers(stars)]
+        outputs = self.outputs.T[items]
         contributions = np.empty((stars.nnz, items.shape[1]), np.float32)
         for user in range(stars.shape[0]):
             low, high = stars.indptr[user], stars.indptr[user + 1]
-            contributions[low:high] = given[low:high] @ self.outputs[:, items[user]]
+            np.matmul(given[low:high], outputs[user].T, out=contributions[low:high])
         return contributions
 
     def weights(self) -> dict[str, NDArray[Any]]:
         return {"inputs": self.inputs, "outputs": self.outputs}
 
     def restore(self, weights: dict[str, NDArray[Any]]) -> None:
-        self.inputs, self.outputs = weights["inputs"], weights["outputs"]
+        # Each item's column in one piece: lists are explained item by item.
+        self.inputs, self.outputs = weights["inputs"], np.asfortranarray(weights["outputs"])
         if self.inputs.shape != self.outputs.shape[::-1] or len(self.inputs) != self.items:
             raise ValueError(f"its factors do not fit {self.items} items")
 

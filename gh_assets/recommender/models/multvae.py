@@ -1,8 +1,8 @@
 """Mult-VAE (Liang, Krishnan, Hoffman & Jebara, WWW 2018, arXiv 1802.05814), trained by the same engine as RecVAE."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -23,22 +23,17 @@ from gh_assets.recommender.models.base import Scores
 class MultVAEConfig(TrainingConfig):
     """Hyperparameters of Mult-VAE."""
 
-    epochs: int = 60  # fewer where users are many, see `max_steps`
-    max_steps: int = 5000  # bound of the number of batches in all epochs; one epoch is always trained
+    max_steps: int = 2500
     learning_rate: float = 1e-3  # as published
     beta: float = 0.2  # final weight of the KL divergence, as published
     annealing: float = 0.5  # share of the training over which it rises from 0
+
+    most_epochs: ClassVar[int] = 60
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.beta < 0 or not 0 < self.annealing <= 1:
             raise ConfigurationError("beta must not be below 0, and annealing must be in (0, 1].")
-
-    def settled(self, stars: Csr) -> Self:
-        config = super().settled(stars)
-        assert config.batch_size is not None
-        steps = -(-stars.shape[0] // config.batch_size)
-        return replace(config, epochs=min(config.epochs, max(1, config.max_steps // steps)))
 
 
 class Encoder(SparseEncoder):
@@ -77,7 +72,7 @@ class MultVAE(Autoencoder):
         users, loss = int(run.stars.shape[0]), 0.0
         batches = -(-users // run.batch_size)
         for number, batch in enumerate(run.batches(users)):
-            done = (epoch - 1 + number / batches) / self.config.epochs
+            done = (epoch - 1 + number / batches) / self.config.final_epoch
             kl_weight = self.config.beta * min(1.0, done / self.config.annealing)
             loss += len(batch) * self._step(run, batch, kl_weight)
         return loss / users

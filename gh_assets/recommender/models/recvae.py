@@ -61,6 +61,10 @@ class RecVAEConfig(TrainingConfig):
         if self.encoder_passes < 1:
             raise ConfigurationError(f"encoder_passes must be at least 1, not {self.encoder_passes}.")
 
+    @property
+    def passes(self) -> int:
+        return self.encoder_passes + 1
+
     def settled(self, stars: Csr) -> Self:
         config = super().settled(stars)
         return config if self.gamma is not None else replace(config, gamma=gamma_for(stars))
@@ -160,10 +164,6 @@ class RecVAE(Autoencoder):
     config_type: ClassVar[type[TrainingConfig]] = RecVAEConfig
     config: RecVAEConfig
     encoder: Encoder
-
-    @property
-    def passes(self) -> int:
-        return self.config.encoder_passes + 1
 
     def _networks(self) -> tuple[SparseEncoder, nn.Linear]:
         config = self.config

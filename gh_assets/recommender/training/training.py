@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from gh_assets.errors import InvalidInteractionsError
-from gh_assets.recommender.data.interactions import UserItemMatrix
+from gh_assets.recommender.data.interactions import UserItemMatrix, row_numbers
 from gh_assets.recommender.data.splits import StrongGeneralizationSplit, strong_generalization_split, temporal_split
 from gh_assets.recommender.engine.precision import device_of, name_of, precision
 from gh_assets.recommender.engine.progress import TrainingProgress
@@ -26,18 +26,37 @@ from gh_assets.recommender.evaluation.evaluation import (
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, evaluate_users
 from gh_assets.recommender.models.autoencoder import Autoencoder, WarmStart
 from gh_assets.recommender.models.base import Recommender
-from gh_assets.recommender.models.baselines import ALS, MAX_EASE_ITEMS, ItemKNN, Popularity, RP3Beta, linear_model
+from gh_assets.recommender.models.baselines import (
+    ALS,
+    MAX_EASE_ITEMS,
+    ItemKNN,
+    Popularity,
+    RP3Beta,
+    evenly,
+    linear_model,
+)
 from gh_assets.recommender.models.graph_filters import GFCF, SVDAE, GraphFilter
 from gh_assets.recommender.models.hybrid import Hybrid, closed_form_parts
 from gh_assets.recommender.models.multvae import MultVAE
 from gh_assets.recommender.models.recvae import RecVAE, RecVAEConfig
 from gh_assets.recommender.models.trained_model import TrainedModel
 
-TRAINING_VERSION = "1.1.0"
+TRAINING_VERSION = "1.2.0"
 """Part of the training fingerprint. Change it when the same data and configuration would give another model."""
 
 MIN_TIMED_SHARE = 0.5
 """Minimum share of stars with a known time for a temporal split."""
+
+TIMED_USERS = 20_000
+"""Users of the comparison in time: of more, a sample. RecVAE is trained once more for it, with all users for as long as
+for the model itself."""
+
+StepListener = Callable[[int, int, str], None]
+"""Called with the number of steps that are done, their total, and what is done now; during a long step again."""
+
+
+def ignore_steps(done: int, total: int, text: str) -> None:
+    """Be a `StepListener` that does nothing."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +173,8 @@ def train_recvae(
     start = None if earlier is None else warm_start_of(earlier, matrix, config, split)
     unseen, data = None, {}
     if earlier is not None and start is not None:
-        config = replace(config, epochs=max(1, round(WARM_EPOCHS * config.epochs)))
+        epochs = config.settled(split.train).final_epoch
+        config = replace(config, epochs=max(1, round(WARM_EPOCHS * epochs)))
         unseen, data = earlier.data["test_users"], {"warm_starts": int(earlier.data.get("warm_starts", 0)) + 1}
     split = split_of(matrix, split_seed, test_start, unseen)
     model = RecVAE(config, on_epoch=on_epoch, checkpoints=checkpoints, on_progress=on_progress, start=start)
@@ -170,6 +190,7 @@ def train_hybrid(
     split_seed: int = 0,
     test_start: float = 0.0,
     unseen: ArrayLike | None = None,
+    on_step: StepListener = ignore_steps,
 ) -> TrainingResult:
     """Blend a RecVAE trained by `train_recvae` on this matrix and seed with models in closed form.
 
@@ -182,10 +203,30 @@ def train_hybrid(
         Those of the RecVAE's split.
     unseen : array_like of int, optional
         See `split_of`.
+    on_step : callable, optional
     """
     split = split_of(matrix, split_seed, test_start, unseen)
-    model = Hybrid(recvae, *closed_form_parts(matrix.stars.shape[1])).fit(split.train, split.validation)
+    parts = closed_form_parts(matrix.stars.shape[1])
+    steps = len(parts) + 2
+    model = _blended(recvae, parts, split, 0, steps, on_step)
+    on_step(steps - 1, steps, "evaluating the hybrid and its parts")
     return result_of(matrix, split, model, {part.name: part for part in model.parts})
+
+
+def _blended(
+    recvae: Recommender,
+    parts: Sequence[Recommender],
+    split: StrongGeneralizationSplit,
+    done: int,
+    steps: int,
+    on_step: StepListener,
+) -> Hybrid:
+    """Fit parts, and their blend with a RecVAE that is fitted already; one step each."""
+    for number, part in enumerate(parts, done):
+        on_step(number, steps, f"fitting {part.name}")
+        part.fit(split.train, split.validation)
+    on_step(done + len(parts), steps, "choosing the weights of the hybrid")
+    return Hybrid(recvae, *parts).fit(split.train, split.validation)
 
 
 def result_of(
@@ -223,7 +264,7 @@ def compare(
     split_seed: int = 0,
     test_start: float = 0.0,
     unseen: ArrayLike | None = None,
-    on_model: Callable[[str], None] | None = None,
+    on_step: StepListener = ignore_steps,
 ) -> tuple[list[Evaluation], Mapping[str, Recommender]]:
     """Evaluate all recommenders on the same held-out users.
 
@@ -236,8 +277,7 @@ def compare(
         Those of the split of these models.
     unseen : array_like of int, optional
         See `split_of`.
-    on_model : callable, optional
-        Called with a model's name before it is fitted.
+    on_step : callable, optional
 
     Returns
     -------
@@ -263,12 +303,21 @@ def compare(
     ]
     if matrix.stars.shape[1] <= MAX_EASE_ITEMS:
         baselines.append(linear_model(matrix.stars.shape[1]))
-    for model in baselines:
-        if model.name not in models:
-            if on_model is not None:
-                on_model(model.name)
-            models[model.name] = model.fit(split.train, split.validation)
-    return _evaluated(models.values(), split), models
+    waiting = [model for model in baselines if model.name not in models]
+    steps = len(models) + 2 * len(waiting)
+    for number, model in enumerate(waiting):
+        models[model.name] = _fitted(model, split, number, steps, on_step)
+    return _evaluated(models.values(), split, steps, on_step), models
+
+
+def _fitted(
+    model: Recommender, split: StrongGeneralizationSplit, done: int, steps: int, on_step: StepListener
+) -> Recommender:
+    text = f"fitting {model.name}"
+    on_step(done, steps, text)
+    if isinstance(model, Autoencoder):
+        model.on_progress = lambda state: on_step(done, steps, f"{text}: {state}")
+    return model.fit(split.train, split.validation)
 
 
 def best_on_validation(
@@ -296,8 +345,12 @@ def _mean(scored: tuple[Recommender, NDArray[np.float64]]) -> float:
     return float(scored[1].mean())
 
 
-def compare_in_time(matrix: UserItemMatrix, config: RecVAEConfig) -> tuple[list[Evaluation], np.datetime64]:
+def compare_in_time(
+    matrix: UserItemMatrix, config: RecVAEConfig, *, on_step: StepListener = ignore_steps
+) -> tuple[list[Evaluation], np.datetime64]:
     """Train popularity, a hybrid and its parts on early stars, validate on later and test on the latest ones.
+
+    All of them know up to `TIMED_USERS`.
 
     Returns
     -------
@@ -311,15 +364,26 @@ def compare_in_time(matrix: UserItemMatrix, config: RecVAEConfig) -> tuple[list[
     """
     if matrix.starred_at is None or matrix.timed_share < MIN_TIMED_SHARE:
         raise InvalidInteractionsError(f"Only {matrix.timed_share:.0%} of the stars have a time.")
-    split, date = temporal_split(matrix.stars, matrix.starred_at)
-    recvae = RecVAE(config).fit(split.train, split.validation)
-    hybrid = Hybrid(recvae, *closed_form_parts(matrix.stars.shape[1])).fit(split.train, split.validation)
-    return _evaluated([Popularity().fit(split.train), *hybrid.parts, hybrid], split), date
+    users = evenly(matrix.stars.shape[0], TIMED_USERS)
+    if len(users) < matrix.stars.shape[0]:
+        config = replace(config, epochs=None)  # a number for all users were too few for a sample
+    times = matrix.starred_at[np.isin(row_numbers(matrix.stars), users)]
+    split, date = temporal_split(matrix.stars[users], times)
+    parts = closed_form_parts(matrix.stars.shape[1])
+    steps = 2 * len(parts) + 5  # RecVAE is fitted, the parts, and the weights; they are evaluated, and popularity
+    recvae = _fitted(RecVAE(config), split, 0, steps, on_step)
+    hybrid = _blended(recvae, parts, split, 1, steps, on_step)
+    return _evaluated([Popularity().fit(split.train), *hybrid.parts, hybrid], split, steps, on_step), date
 
 
-def _evaluated(models: Iterable[Recommender], split: StrongGeneralizationSplit) -> list[Evaluation]:
-    """Evaluate models on the test users, best first."""
-    evaluations = [evaluate_in_full(model, *split.test, split.train, split.few) for model in models]
+def _evaluated(
+    models: Collection[Recommender], split: StrongGeneralizationSplit, steps: int, on_step: StepListener
+) -> list[Evaluation]:
+    """Evaluate models on the test users, best first; these are the last steps."""
+    evaluations = []
+    for number, model in enumerate(models, steps - len(models)):
+        on_step(number, steps, f"evaluating {model.name}")
+        evaluations.append(evaluate_in_full(model, *split.test, split.train, split.few))
     return sorted(evaluations, key=lambda evaluation: -evaluation.means[MAIN_METRIC])
 
 

@@ -256,7 +256,7 @@ def one_step_at_a_time(config: RecVAEConfig) -> RecVAE:
 
     encoder, decoder = adams(model.encoder, row_wise=True), adams(model.decoder, row_wise=False)
     dense = dense_rows(matrix)
-    for epoch in range(1, config.epochs + 1):
+    for epoch in range(1, config.final_epoch + 1):
         run.begin_epoch(epoch)
         with torch.no_grad():
             old = dense_encoder(model.encoder, dense)
@@ -363,17 +363,26 @@ def test_a_diverging_training_raises_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("users", "items_each", "batch_size", "gamma"),
-    [(40, 10, 20, 0.005), (160, 38, 40, 0.005), (160, 145, 40, 0.2 / 145), (8000, 3, 500, 0.005)],
+    ("users", "items_each", "batch_size", "gamma", "epochs"),
+    [
+        (40, 10, 20, 0.005, 25),
+        (160, 38, 40, 0.005, 25),
+        (160, 145, 40, 0.2 / 145, 25),
+        (8000, 3, 500, 0.005, 25),
+        (100_000, 1, 500, 0.005, 25),
+        (311_000, 1, 500, 0.005, 8),
+        (6_000_000, 1, 500, 0.005, 1),
+    ],
 )
 def test_values_that_are_left_to_the_data_fit_users_and_histories(
-    users: int, items_each: int, batch_size: int, gamma: float
+    users: int, items_each: int, batch_size: int, gamma: float, epochs: int
 ) -> None:
     stars = sp.csr_array(np.ones((users, items_each), np.float32))
     settled = RecVAEConfig().settled(stars)
     assert settled.batch_size == batch_size
     assert settled.gamma == pytest.approx(gamma)
-    given = RecVAEConfig(batch_size=7, gamma=0.3)
+    assert settled.epochs == epochs
+    given = RecVAEConfig(batch_size=7, gamma=0.3, epochs=30)
     assert given.settled(stars) == given
 
 

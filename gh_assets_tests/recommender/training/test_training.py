@@ -24,9 +24,13 @@ from gh_assets.recommender import (
 )
 from gh_assets.recommender.engine import precision
 from gh_assets.recommender.models.autoencoder import ITEM_TABLES
+from gh_assets.recommender.training import training
 from gh_assets.recommender.training.training import (
     best_on_validation,
+    compare,
+    compare_in_time,
     split_of,
+    train_hybrid,
     train_recvae,
     training_fingerprint,
     warm_start_of,
@@ -71,13 +75,66 @@ def test_preferred_models_yield_only_to_one_that_is_certainly_better() -> None:
     assert best("of another run") is better
 
 
+def timed_matrix(users: int) -> UserItemMatrix:
+    matrix = with_ids(taste_matrix(users=users))
+    days = np.random.default_rng(0).integers(0, 1000, matrix.stars.nnz) * np.timedelta64(1, "D")
+    return replace(matrix, starred_at=np.datetime64("2024-01-01", "us") + days)
+
+
+class Steps(list[tuple[int, int, str]]):
+    """A listener that keeps what it hears."""
+
+    def __call__(self, done: int, total: int, text: str) -> None:
+        self.append((done, total, text))
+
+    def assert_all_of(self, total: int) -> None:
+        done = [step[0] for step in self]
+        assert sorted(set(done)) == list(range(total))
+        assert done == sorted(done)
+        assert {step[1] for step in self} == {total}
+
+
+def test_comparisons_and_blends_say_what_they_do_before_each_step() -> None:
+    matrix, steps, blending = timed_matrix(300), Steps(), Steps()
+    recvae = RecVAE(SMALL).fit(*(split_of(matrix, 0).train, split_of(matrix, 0).validation))
+    hybrid = train_hybrid(matrix, recvae, on_step=blending).trained.model
+    blending.assert_all_of(5)
+    assert [text for _, _, text in blending[:2]] == ["fitting ease", "fitting graph-filter"]
+    compared, _ = compare(matrix, [hybrid], on_step=steps)
+    steps.assert_all_of(len(compared) + 6)
+    assert {f"evaluating {row.name}" for row in compared} == {text for _, _, text in steps[-len(compared) :]}
+    assert any(text.startswith("fitting multvae: epoch 1, ") for _, _, text in steps), "a long step says how far it is"
+    in_time = Steps()
+    compare_in_time(matrix, SMALL, on_step=in_time)
+    in_time.assert_all_of(11)
+
+
+@pytest.mark.parametrize(("most", "epochs"), [(300, 2), (200, 25)])
+def test_the_comparison_in_time_trains_on_a_sample_of_many_users(
+    monkeypatch: pytest.MonkeyPatch, most: int, epochs: int
+) -> None:
+    monkeypatch.setattr(training, "TIMED_USERS", most)
+    trained: list[RecVAE] = []
+
+    class Kept(RecVAE):
+        def _fit(self, stars: sp.csr_array, validation: tuple[sp.csr_array, sp.csr_array] | None) -> None:
+            super()._fit(stars, validation)
+            trained.append(self)
+            assert stars.shape[0] <= most
+
+    monkeypatch.setattr(training, "RecVAE", Kept)
+    rows, _ = compare_in_time(timed_matrix(300), SMALL)
+    assert {len(row.histories) for row in rows} <= set(range(most // 2, most + 1))
+    assert trained[0].config.epochs == epochs, "those of the whole are too few for a sample"
+
+
 def test_everything_that_determines_a_training_is_part_of_its_fingerprint() -> None:
     other = with_ids(taste_matrix(users=601))
     config = RecVAEConfig()
     fingerprints = [
         training_fingerprint(MATRIX, config, 0),
         training_fingerprint(other, config, 0),
-        training_fingerprint(MATRIX, replace(config, epochs=config.epochs + 1), 0),
+        training_fingerprint(MATRIX, replace(config, epochs=3), 0),
         training_fingerprint(MATRIX, config, 1),
         training_fingerprint(MATRIX, config, 0, 0.5),
     ]
