@@ -6,7 +6,7 @@ on the same users of the current matrix and compares their metrics user by user.
 at any of these lengths does not serve.
 
 A champion was chosen on some users, for whom it looks better than it is. The next candidate therefore meets it on
-others, whom both have held out: see `next_test_start`.
+others, whom both have held out: see `unused_test_start`.
 
 The cost of a model is measured in processor time, relative to the champion and to popularity in the same minute, so
 that neither a slow nor a busy machine changes a decision.
@@ -98,6 +98,8 @@ class ComparisonResult:
         Mean main metric of the candidate and the champion; without a champion, of popularity.
     difference : Interval or None
         Candidate minus champion, paired by user.
+    test_start : float
+        Place of the first of these users.
     checks : mapping of GateCheck
     validation : mapping of float
         Main metric of all candidates on the validation users, by their titles.
@@ -113,6 +115,7 @@ class ComparisonResult:
     users: int = 0
     means: Mapping[str, float] = field(default_factory=dict)
     difference: Interval | None = None
+    test_start: float = 0.0
     checks: Mapping[str, GateCheck] = field(default_factory=dict)
     validation: Mapping[str, float] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -122,6 +125,7 @@ class ComparisonResult:
         interval = self.difference
         return {
             "users": self.users,
+            "test_start": self.test_start,
             "metric": MAIN_METRIC,
             "means": dict(self.means),
             "difference": None if interval is None else [interval.mean, interval.low, interval.high],
@@ -167,17 +171,30 @@ def own_test_start(model: LoadedModel) -> float:
 def next_test_start(registry: ModelRegistry, cache: ModelCache, matrix: UserItemMatrix) -> float:
     """Return the place of the first test user of the next training on a matrix.
 
-    It begins with the users that the champion has in reserve. No model was chosen on them, and the champion has never
-    seen them, so that a candidate meets it on users who are new to both. Trainings on the champion's own matrix have
-    its split, and can be reused. The place follows from champion and matrix alone.
+    It begins with users on whom the champion was not chosen, and whom it has never seen, so that a candidate meets it
+    on users who are new to both. Trainings on the champion's own matrix have its split, and can be reused. The place
+    follows from champion and matrix alone.
     """
     champion, _ = find_usable(registry, registry.holders(), cache)
     if champion is None:
         return 0.0
-    reserve = champion.trained.data.get("next_test_start")
-    if reserve is None or champion.trained.data.get("matrix_sha256") == matrix.fingerprint:
+    if champion.trained.data.get("matrix_sha256") == matrix.fingerprint:
         return own_test_start(champion)
-    return float(reserve)
+    return unused_test_start(champion, registry.aliases.current(PURPOSE, CHAMPION))
+
+
+def unused_test_start(champion: LoadedModel, move: Move | None) -> float:
+    """Return the place of the first of the users whom the champion has held out, and on whom it was not chosen.
+
+    Parameters
+    ----------
+    champion : LoadedModel
+    move : Move or None
+        The newest one of the alias; it says on which users the champion was chosen, if it is that model's.
+    """
+    own, reserve = own_test_start(champion), champion.trained.data.get("next_test_start")
+    recorded = move.evidence.get("test_start") if move is not None and move.key == champion.registered.key else None
+    return own if reserve is None or recorded == reserve else float(reserve)
 
 
 # -- comparison --------------------------------------------------------------------------------------------------------
@@ -196,7 +213,7 @@ def compare_with_champion(
     matrix : UserItemMatrix
         The current matrix.
     split : StrongGeneralizationSplit
-        The split of the matrix that the candidate was trained on.
+        Its test users decide, as far as neither model was trained on them.
     """
     title, incumbent = candidate.registered.title, None if champion is None else champion.registered
     compared = [candidate] if champion is None else [candidate, champion]
@@ -240,7 +257,16 @@ def compare_with_champion(
     means = {candidate.registered.name: float(own.mean()), opponent: float(other.mean())}
     outcome: Outcome = "promoted" if better else "not better"
     return ComparisonResult(
-        candidate.registered, incumbent, better, summary, outcome, len(rows), means, difference, checks
+        candidate.registered,
+        incumbent,
+        better,
+        summary,
+        outcome,
+        len(rows),
+        means,
+        difference,
+        split.test_start,
+        checks,
     )
 
 
@@ -389,9 +415,8 @@ class PromotionGate:
     def _splits(self) -> dict[float, StrongGeneralizationSplit]:
         return {}
 
-    def split_of(self, model: LoadedModel) -> StrongGeneralizationSplit:
-        """Return the split of the matrix that a model was trained on."""
-        start = own_test_start(model)
+    def split_of(self, start: float) -> StrongGeneralizationSplit:
+        """Return the split of the matrix whose first test user has a place."""
         if start not in self._splits:
             self._splits[start] = split_of(self.matrix, self.seed, start)
         return self._splits[start]
@@ -427,7 +452,7 @@ class PromotionGate:
         candidate, validation = self._best_candidate(skipped)
         if candidate is not None:
             self._point_candidate(candidate.registered, by)
-        result = self._compare(candidate, champion, skipped)
+        result = self._compare(candidate, champion, incumbent, skipped)
         result = replace(result, validation=validation, skipped=skipped)
         move = None
         if result.candidate is not None and result.better:
@@ -474,12 +499,12 @@ class PromotionGate:
     def _validate(self, model: LoadedModel) -> float:
         """Return the mean of the main metric on the validation users, with as many known stars as people have."""
         on_columns = ModelOnColumns(model.trained, self.matrix.repo_ids)
-        split = self.split_of(model)
+        split = self.split_of(own_test_start(model))
         scores = scores_as_people_have(on_columns, *split.validation, split.train, most=MAX_COMPARED_USERS)
         return float(scores.mean())
 
     def _compare(
-        self, candidate: LoadedModel | None, champion: LoadedModel | None, skipped: Mapping[str, str]
+        self, candidate: LoadedModel | None, champion: LoadedModel | None, move: Move | None, skipped: Mapping[str, str]
     ) -> ComparisonResult:
         incumbent = None if champion is None else champion.registered
         if candidate is None:
@@ -493,7 +518,13 @@ class PromotionGate:
         if incumbent is not None and candidate.registered.key == incumbent.key:
             summary = f"{candidate.registered.title} is the champion already."
             return ComparisonResult(candidate.registered, incumbent, False, summary, "champion already")
-        return compare_with_champion(candidate, champion, self.matrix, self.split_of(candidate))
+        split = self.split_of(own_test_start(candidate))
+        if champion is not None and own_test_start(champion) == split.test_start:
+            # Both have held out the same users, on some of whom the champion was chosen. Those with few stars are only
+            # compared with popularity.
+            few = {name: value for name, value in vars(split).items() if name.startswith("few_")}
+            split = replace(self.split_of(unused_test_start(champion, move)), **few)
+        return compare_with_champion(candidate, champion, self.matrix, split)
 
     def _point_candidate(self, model: RegisteredModel, by: str) -> None:
         current = self.registry.aliases.current(PURPOSE, CANDIDATE)

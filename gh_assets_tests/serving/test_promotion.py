@@ -26,7 +26,7 @@ from gh_assets.recommender.data.splits import cut_histories
 from gh_assets.recommender.evaluation.evaluation import bootstrap
 from gh_assets.recommender.evaluation.metrics import Predictor, evaluate_users
 from gh_assets.recommender.training.training import TrainingResult, result_of, split_of
-from gh_assets.registry import CANDIDATE, PURPOSE, RegisteredModel, training
+from gh_assets.registry import CANDIDATE, CHAMPION, PURPOSE, RegisteredModel, training
 from gh_assets.serving.current_model import LoadedModel
 from gh_assets.serving.promotion import (
     MIN_TEST_USERS,
@@ -412,6 +412,35 @@ def test_each_champion_is_followed_by_fresh_test_users(models: RegisteredModels)
     assert not third & (first | second)
     again, result, same = judge(2700, forgotten=15)
     assert (same, again) == (start, third), "nothing was chosen on these users"
+
+
+def test_models_of_the_champions_matrix_meet_it_on_users_that_did_not_choose_it(models: RegisteredModels) -> None:
+    matrix = with_ids(taste_matrix(users=2700)[:2400], np.arange(2400) * 7 + 1000)
+    split = split_of(matrix, 0)
+    assert split.next_test_start is not None
+
+    def judge(forgotten: int) -> ComparisonResult:
+        model = EASE((30.0,)).fit(split.train)
+        model.B[:, :forgotten] = 0
+        training.register(models.registry, result_of(matrix, split, model, {}), tag="")
+        return models.judge(matrix=matrix, names=(model.name,))[0]
+
+    def chosen_on() -> Any:
+        move = models.registry.aliases.current(PURPOSE, CHAMPION)
+        return None if move is None else move.evidence["test_start"]
+
+    grown = with_ids(taste_matrix(users=2700), np.arange(2700) * 7 + 1000)
+    assert (judge(forgotten=30).users, chosen_on()) == (len(split.test_users), 0.0)
+    assert next_test_start(models.registry, models.cache, grown) == split.next_test_start
+    assert judge(forgotten=40).outcome == "not better"
+    assert chosen_on() == 0.0
+    result = judge(forgotten=15)
+    assert (result.outcome, result.users) == ("promoted", len(split.reserve_users)), result.summary
+    assert chosen_on() == split.next_test_start
+    assert next_test_start(models.registry, models.cache, grown) == 0.0, "the reserve has chosen it"
+    result = judge(forgotten=0)
+    assert (result.outcome, result.users) == ("promoted", len(split.test_users)), result.summary
+    assert chosen_on() == 0.0
 
 
 def test_models_of_earlier_versions_have_the_first_test_users(models: RegisteredModels) -> None:
