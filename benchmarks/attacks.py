@@ -152,15 +152,15 @@ def request_steadily(port: int, source: str, seconds: float) -> tuple[list[float
 
 def measure(port: int, pid: int, attack: str, source: str, seconds: float) -> Measured:
     """Measure one attack."""
-    from web import resident  # the attacking process does not need its modules, which take seconds to load
+    from web import memory  # the attacking process does not need its modules, which take seconds to load
 
-    before = largest = resident(pid)
+    before = largest = memory(pid)
     over = threading.Event()
 
     def watch() -> None:
         nonlocal largest
         while not over.wait(0.05):
-            largest = max(largest, resident(pid))
+            largest = max(largest, memory(pid))
 
     watcher = threading.Thread(target=watch)
     watcher.start()

@@ -1,12 +1,14 @@
 """Measure Dagster's cost per partition in a backfill from the UI: with this project's instance, and as shipped.
 
 Run: python benchmarks/backfill.py [--partitions 2000] [--rounds 1] [--ours 10000 50000] [--pages]
+     python benchmarks/backfill.py --url http://127.0.0.1:3000 [--asset stargazers]
 
 Starts `dagster dev` on an asset that does nothing, once with this project's dagster.yaml and once without, adds dynamic
 partitions, launches a backfill over all of them by the same call as the UI, and waits for its end. The cost is the
 duration of planning and running, less that for one partition, divided by the number of partitions. `--ours` are further
 counts for this project's instance alone. `--pages` then opens the UI's pages in headless Chromium (CHROMIUM, or on the
-path; needs the extra `screenshots`) and prints how long each takes to show its content.
+path; needs the extra `screenshots`) and prints how long each takes to show its content; `--url` does that alone, with a
+UI that runs already.
 """
 
 import argparse
@@ -161,8 +163,8 @@ def cost(own_configuration: bool, counts: list[int], pages: bool = False) -> dic
         return results
 
 
-def measure_pages(url: str) -> None:
-    """Measure how long the main pages of the UI take."""
+def measure_pages(url: str, asset: str = "nothing") -> None:
+    """Measure how long the main pages of the UI take, those of a partitioned asset among them."""
     from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
     from playwright.sync_api import sync_playwright
 
@@ -179,9 +181,9 @@ def measure_pages(url: str) -> None:
         with contextlib.suppress(PlaywrightTimeoutError):  # a new home shows an invitation
             page.get_by_role("button", name="Skip").click(timeout=8000)
         visits = {
-            "asset page": (f"{url}/assets/nothing?view=overview", "nothing"),
-            "partitions": (f"{url}/assets/nothing?view=partitions", "Partitions"),
-            "events": (f"{url}/assets/nothing?view=events", "Events"),
+            "asset page": (f"{url}/assets/{asset}?view=overview", asset),
+            "partitions": (f"{url}/assets/{asset}?view=partitions", "Partitions"),
+            "events": (f"{url}/assets/{asset}?view=events", "Events"),
             "run page": (f"{url}/runs/{run}", run[:8]),
         }
         for name, (address, shows) in visits.items():
@@ -190,7 +192,7 @@ def measure_pages(url: str) -> None:
             page.get_by_text(shows).first.wait_for(timeout=120_000)
             page.wait_for_load_state("networkidle", timeout=120_000)
             print(f"{name}: {time.perf_counter() - began:.1f} s", flush=True)
-        page.goto(f"{url}/assets/nothing?view=overview")
+        page.goto(f"{url}/assets/{asset}?view=overview")
         page.wait_for_load_state("networkidle")
         began = time.perf_counter()
         page.get_by_role("button", name="Materialize").first.click()
@@ -205,7 +207,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--ours", type=int, nargs="*", default=[10_000, 50_000])
     parser.add_argument("--pages", action="store_true")
+    parser.add_argument("--url", help="measure the pages of a UI that runs there, and nothing else")
+    parser.add_argument("--asset", default="stargazers", help="the partitioned asset of that UI")
     options = parser.parse_args()
+    if options.url is not None:
+        measure_pages(options.url, options.asset)
+        return
     ratios = []
     for number in range(options.rounds if options.partitions else 0):
         project = cost(True, [options.partitions])[options.partitions]

@@ -1,6 +1,6 @@
 """Load test of the server: lists per second with reasons, their latency, and the effect of promotions on it.
 
-Run: python benchmarks/web.py [--repositories 10000] [--rate 300] [--requests 100000] [--rounds 3]
+Run: python benchmarks/web.py [--repositories 10000] [--rate 300] [--requests 100000] [--rounds 3] [--home FOLDER]
 
 Generates stars (benchmarks/interactions.py), trains two hybrids for one epoch each, registers them in a new home and
 starts `gh-assets serve` there, as a user does. This process sends the load over 32 kept-alive connections: first at a
@@ -8,6 +8,9 @@ fixed rate, each request at its own time, whatever happens to earlier ones (so t
 fewer requests), then as fast as responses arrive. Meanwhile the champion is promoted and rolled back 20 times. The two
 models use different names for the repositories, so that a response mixed from both would be detected. Then --requests
 more are sent, with the server's resident memory at every tenth.
+
+With --home, an existing home is served as it is, to the users of its matrix: seconds until the server is ready, its
+memory, and the same load without promotions.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,8 +112,9 @@ def served(settings: Settings, refresh: str = "5s", rate: int = 0) -> Iterator[t
 
 @dataclass
 class Tally:
-    """Results of the requests."""
+    """Results of the requests; in a home of `furnish`, the model's version is told from the names."""
 
+    furnished: bool = True
     seconds: list[float] = field(default_factory=list)
     failed: int = 0
     mixed: int = 0
@@ -129,10 +133,10 @@ class Tally:
         entries = response["recommendations"]
         names = [entry["full_name"] for entry in entries]
         names += [reason["full_name"] for entry in entries for reason in entry["because"]]
-        prefix = (FIRST, SECOND)[version - 1]
+        prefix = (FIRST, SECOND)[version - 1] if self.furnished else ""
         if len(entries) != 20 or not all(entry["because"] for entry in entries):
             self.failed += 1
-        elif not all(name.startswith(f"{prefix}/") for name in names):
+        elif self.furnished and not all(name.startswith(f"{prefix}/") for name in names):
             self.mixed += 1
 
 
@@ -166,19 +170,26 @@ async def ready(port: int) -> None:
         await asyncio.sleep(0.1)
 
 
-def paths(users: int, seed: int) -> Iterator[str]:
-    rng = np.random.default_rng(seed)
-    while True:
-        for user in rng.integers(0, users, 1000).tolist():
-            yield f"/api/v1/users/person-{user}/recommendations?n=20"
+@dataclass(frozen=True)
+class Users:
+    """The users for whom lists are requested, by their logins."""
+
+    logins: Sequence[str]
+    furnished: bool = True
+
+    def paths(self, seed: int) -> Iterator[str]:
+        rng = np.random.default_rng(seed)
+        while True:
+            for user in rng.integers(0, len(self.logins), 1000).tolist():
+                yield f"/api/v1/users/{self.logins[user]}/recommendations?n=20"
 
 
-async def at_fixed_rate(port: int, users: int, rate: float, seconds: float, seed: int) -> Tally:
+async def at_fixed_rate(port: int, users: Users, rate: float, seconds: float, seed: int) -> Tally:
     """Send requests at fixed times; the latency includes the wait for a free connection."""
-    tally, free = Tally(), asyncio.Queue[Connection]()
+    tally, free = Tally(users.furnished), asyncio.Queue[Connection]()
     for _ in range(CONNECTIONS):
         free.put_nowait(await Connection(port).open())
-    requested = paths(users, seed)
+    requested = users.paths(seed)
     begun = time.perf_counter() + 0.1
 
     async def one(number: int) -> None:
@@ -195,9 +206,9 @@ async def at_fixed_rate(port: int, users: int, rate: float, seconds: float, seed
     return tally
 
 
-async def at_full_speed(port: int, users: int, requests: int, seed: int, whole: bool = True) -> Tally:
+async def at_full_speed(port: int, users: Users, requests: int, seed: int, whole: bool = True) -> Tally:
     """Send the next request on each connection as soon as the response has arrived."""
-    tally, requested, left = Tally(), paths(users, seed), iter(range(requests))
+    tally, requested, left = Tally(users.furnished), users.paths(seed), iter(range(requests))
 
     async def one() -> None:
         connection = await Connection(port).open()
@@ -233,10 +244,48 @@ def move(settings: Settings, moves: int, every: float) -> None:
                 registry.rollback(why="bench")
 
 
-def resident(pid: int) -> float:
-    """Return the resident memory of a process in MiB."""
+def memory(pid: int, kind: str = "VmRSS") -> float:
+    """Return the resident memory of a process in MiB, or with ``VmHWM`` its peak."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+    return int(status.split(f"{kind}:")[1].split()[0]) / 1024
+
+
+def load(port: int, pid: int, users: Users, options: argparse.Namespace) -> None:
+    """Send requests at a fixed rate, at full speed, and many for the memory."""
+    asyncio.run(at_full_speed(port, users, 500, 99))
+    slowest = []
+    for number in range(options.rounds):
+        started = time.perf_counter()
+        tally = asyncio.run(at_fixed_rate(port, users, options.rate, options.seconds, number))
+        report(f"{options.rate:.0f} requests per second", tally, time.perf_counter() - started)
+        slowest.append(1000 * float(np.percentile(tally.seconds, 99)))
+    print(f"99th percentile, median of {options.rounds} rounds: {statistics.median(slowest):.1f} ms")
+    for number in range(options.rounds):
+        started = time.perf_counter()
+        tally = asyncio.run(at_full_speed(port, users, 5000, 10 + number))
+        report(f"{CONNECTIONS} connections, at full speed", tally, time.perf_counter() - started)
+    part = options.requests // 10
+    for number in range(10):
+        if part:
+            tally = asyncio.run(at_full_speed(port, users, part, 100 + number, whole=False))
+            print(f"{(number + 1) * part:,} requests: {memory(pid):.0f} MiB, {tally.failed} failed", flush=True)
+
+
+def load_home(options: argparse.Namespace) -> None:
+    """Load the server of an existing home."""
+    os.environ["GH_ASSETS_HOME"] = str(options.home.resolve())
+    settings = load_settings()
+    logins = asset_store(settings).read_matrix("user_item_matrix").logins.tolist()
+    started = time.perf_counter()
+    with served(settings) as (port, pid):
+        asyncio.run(ready(port))
+        print(
+            f"{len(logins):,} users: ready after {time.perf_counter() - started:.1f} s with {memory(pid):.0f} MiB, at "
+            f"most {memory(pid, 'VmHWM'):.0f}",
+            flush=True,
+        )
+        load(port, pid, Users(logins, furnished=False), options)
+        print(f"at most {memory(pid, 'VmHWM'):.0f} MiB")
 
 
 def main() -> None:
@@ -248,9 +297,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="Duration of each round at that rate.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=100_000, help="Number of requests of the memory measurement.")
+    parser.add_argument("--home", type=Path, help="existing home that is served")
     options = parser.parse_args()
     torch.set_num_threads(2)
     gc.disable()  # a collection would distort the measured latency
+    if options.home is not None:
+        load_home(options)
+        return
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GH_ASSETS_HOME"] = str(Path(folder) / "home")
         settings = load_settings()
@@ -260,28 +313,10 @@ def main() -> None:
         print(
             f"{options.repositories:,} repositories, {options.users:,} users with {counts.mean():.0f} stars", flush=True
         )
-        users = options.users
+        users = Users([f"person-{user}" for user in range(options.users)])
         with served(settings) as (port, pid):
             asyncio.run(ready(port))
-            asyncio.run(at_full_speed(port, users, 500, 99))
-            slowest = []
-            for number in range(options.rounds):
-                started = time.perf_counter()
-                tally = asyncio.run(at_fixed_rate(port, users, options.rate, options.seconds, number))
-                report(f"{options.rate:.0f} requests per second", tally, time.perf_counter() - started)
-                slowest.append(1000 * float(np.percentile(tally.seconds, 99)))
-            print(f"99th percentile, median of {options.rounds} rounds: {statistics.median(slowest):.1f} ms")
-            for number in range(options.rounds):
-                started = time.perf_counter()
-                tally = asyncio.run(at_full_speed(port, users, 5000, 10 + number))
-                report(f"{CONNECTIONS} connections, at full speed", tally, time.perf_counter() - started)
-            part = options.requests // 10
-            for number in range(10):
-                if part:
-                    tally = asyncio.run(at_full_speed(port, users, part, 100 + number, whole=False))
-                    print(
-                        f"{(number + 1) * part:,} requests: {resident(pid):.0f} MiB, {tally.failed} failed", flush=True
-                    )
+            load(port, pid, users, options)
         with served(settings, "1s") as (port, _):
             asyncio.run(ready(port))
             asyncio.run(at_full_speed(port, users, 500, 98))
