@@ -112,7 +112,7 @@ def served(settings: Settings, refresh: str = "5s", rate: int = 0) -> Iterator[t
 
 @dataclass
 class Tally:
-    """Results of the requests; in a home of `furnish`, the model's version is told from the names."""
+    """Results of the requests; in a home of `furnish`, the names say which version answered."""
 
     furnished: bool = True
     seconds: list[float] = field(default_factory=list)

@@ -53,6 +53,18 @@ class Description:
     archived: bool = False
     pushed_at: dt.datetime | None = None
 
+    @cached_property
+    def as_json(self) -> dict[str, Any]:
+        """The JSON fields that describe the repository."""
+        return {
+            "description": self.description,
+            "language": self.language,
+            "topics": list(self.topics),
+            "stars": self.stars,
+            "archived": self.archived,
+            "pushed_at": None if self.pushed_at is None else self.pushed_at.isoformat(),
+        }
+
 
 @dataclass(frozen=True)
 class Neighbour:

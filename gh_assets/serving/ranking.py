@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from gh_assets import __version__
 from gh_assets.local.concurrency import map_in_order
-from gh_assets.recommender.data.interactions import Csr, UserItemMatrix
+from gh_assets.recommender.data.interactions import Csr, UserItemMatrix, positions_of
 from gh_assets.recommender.evaluation.metrics import best_items
 from gh_assets.recommender.models.trained_model import TrainedModel
 from gh_assets.schemas import RECOMMENDATIONS, REPOS
@@ -143,13 +143,17 @@ class _Inputs:
 
 @dataclass(frozen=True)
 class _Lists:
-    """Ranked items, shape (users, n), padded with -1; their reasons and shares, shape (users, n, k)."""
+    """Ranked items, shape (users, n), padded with -1; their reasons and shares, shape (users, n, k).
+
+    ``unseen`` are the scores of repositories that the model does not know, shape (users, repositories), if wanted.
+    """
 
     items: NDArray[np.int64]
     scores: NDArray[np.float32]
     reasons: NDArray[np.int64]
     shares: NDArray[np.float32]
     popular: NDArray[np.bool_]
+    unseen: NDArray[np.float64]
 
 
 class Ranker:
@@ -170,6 +174,7 @@ class Ranker:
         self._item_of = trained.positions(self.catalogue.repo_ids)
         self._names: list[str] = trained.full_names.tolist()
         self._repo_ids: list[int] = trained.repo_ids.tolist()
+        self._known_ids = frozenset(self._repo_ids)
         self._substitutes: dict[int, list[Neighbour]] = {}
         self._masks: dict[Filters, NDArray[np.bool_]] = {}
 
@@ -193,6 +198,16 @@ class Ranker:
         Starred repositories that the model does not know are substituted by similar ones that it knows. A request
         without usable stars gets popular repositories of all kinds.
         """
+        return [entries for entries, _ in self.recommend_batch_with_unseen(requests, 0, reasons=reasons)]
+
+    def recommend_batch_with_unseen(
+        self, requests: Sequence[RecommendationRequest], n: int, *, reasons: int = REASONS
+    ) -> list[tuple[list[Recommendation], list[Recommendation]]]:
+        """Return the lists of `recommend_batch`, and beside each up to n repositories that the model does not know.
+
+        The score of such a repository is the mean score of its neighbours in the catalogue, weighted by similarity,
+        and these neighbours are its reasons.
+        """
         stars_of = [np.unique(_ids(request.stars)) for request in requests]
         ends = np.cumsum([0, *map(len, stars_of)])
         stars = np.concatenate(stars_of)
@@ -204,8 +219,14 @@ class Ranker:
             given.append(known if len(known) == len(items) else self._with_substitutes(starred, items))
             related = self._related_items(request.login, request.filters, rows)
             hidden.append(np.concatenate([known, self._known(_ids(request.hidden)), related]))
-        lists = self._rank(_rows(given, self.items), hidden, requests, reasons)
-        return [self._recommendations(lists, row, len(request.shown)) for row, request in enumerate(requests)]
+        lists = self._rank(_rows(given, self.items), hidden, requests, reasons, with_unseen=n > 0)
+        return [
+            (
+                self._recommendations(lists, row, len(request.shown)),
+                self._unseen(request, stars_of[row], rows_of[row], lists.unseen[row], n) if n else [],
+            )
+            for row, request in enumerate(requests)
+        ]
 
     def recommend_all(self, matrix: UserItemMatrix, wanted: AllLists) -> Iterator[pl.DataFrame]:
         """Yield the lists of all users of a matrix, as frames of schema ``RECOMMENDATIONS``.
@@ -301,12 +322,19 @@ class Ranker:
         )
 
     def _rank(
-        self, given: Csr, hidden: Sequence[NDArray[np.int64]], requests: Sequence[RecommendationRequest], reasons: int
+        self,
+        given: Csr,
+        hidden: Sequence[NDArray[np.int64]],
+        requests: Sequence[RecommendationRequest],
+        reasons: int,
+        *,
+        with_unseen: bool = False,
     ) -> _Lists:
         """Rank items for each row of `given`; all lists are as long as the longest requested one."""
         popular = np.diff(given.indptr) == 0
         predicted = self.trained.model.predict_scores(given)
         scores = predicted.values
+        unseen = self._unseen_scores(scores, popular) if with_unseen else np.empty((len(requests), 0))
         allowed = np.empty(scores.shape, bool)
         for row, request in enumerate(requests):
             if request.popularity and not popular[row]:
@@ -331,7 +359,7 @@ class Ranker:
             order, value = order[: request.n], value[: request.n]
             items[row, : len(order)], ranked_scores[row, : len(order)] = order, value
         reason_items, shares = self.trained.model.explain(given, items, reasons, scores=predicted)
-        return _Lists(items, ranked_scores, reason_items, shares, popular)
+        return _Lists(items, ranked_scores, reason_items, shares, popular, unseen)
 
     def _recommendations(self, lists: _Lists, row: int, before: int) -> list[Recommendation]:
         """Return the list of one row, which continues after `before` recommendations."""
@@ -361,8 +389,10 @@ class Ranker:
 
     def substitutes(self, repo_ids: Sequence[int]) -> Mapping[int, Sequence[Neighbour]]:
         """Return the substitutes for those repositories that the model does not know."""
-        ids = _ids(repo_ids)
-        unknown = ids[self.trained.positions(ids) < 0].tolist()
+        # No arrays: beside busy threads, each of their functions waits for the interpreter's lock.
+        unknown = [repo_id for repo_id in repo_ids if repo_id not in self._known_ids]
+        if not unknown:
+            return {}
         missing = [repo_id for repo_id in unknown if repo_id not in self._substitutes]
         in_catalogue = self.catalogue.places(missing) >= 0
         # Only repositories of the catalogue are cached, which bounds the cache.
@@ -454,28 +484,41 @@ class Ranker:
     # -- repositories that the model does not know -------------------------------------------------------------------
 
     def unseen_recommendations(self, request: RecommendationRequest) -> list[Recommendation]:
-        """Return repositories that the model does not know, ranked by similarity in content.
+        """Return repositories that the model does not know; see `recommend_batch_with_unseen`."""
+        return self.recommend_batch_with_unseen([replace(request, n=1)], request.n, reasons=0)[0][1]
 
-        The score of a repository is the mean score of its neighbours in the catalogue, weighted by similarity, and
-        these neighbours are its reasons.
-        """
+    def _unseen_scores(self, scores: NDArray[np.float32], popular: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Return the scores of the repositories of `_unseen_items`, shape (users, repositories)."""
+        _, neighbours, weights = self._unseen_items
+        means: NDArray[np.float64] = (scores[:, neighbours] * weights).sum(axis=2)
+        means[popular] = (self.popularity[neighbours] * weights).sum(axis=1)
+        return means
+
+    def _unseen(
+        self,
+        request: RecommendationRequest,
+        stars: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        scores: NDArray[np.float64],
+        n: int,
+    ) -> list[Recommendation]:
+        """Return the best n repositories that the model does not know, of those that a request may get."""
         ids, neighbours, weights = self._unseen_items
         if len(ids) == 0:
             return []
-        stars = np.unique(_ids(request.stars))
-        known = self._known(stars)
-        scores = self.trained.model.predict(_rows([known], self.items))[0] if len(known) else self.popularity
-        rows = self.catalogue.places(ids.tolist())
-        related = self.catalogue.related(request.login, request.filters, self.catalogue.places(stars.tolist()))
-        hidden = {*self.catalogue.repo_ids[related].tolist(), *request.hidden, *request.shown, *stars.tolist()}
-        allowed = self.catalogue.passing(request.filters)[rows] & ~np.isin(ids, _ids(hidden))
-        values = np.where(allowed, (scores[neighbours] * weights).sum(axis=1), -np.inf)
-        order = np.lexsort((ids, -values))[: request.n]
+        places = self._unseen_places
+        related = self.catalogue.related(request.login, request.filters, rows)
+        hidden = np.concatenate([self.catalogue.repo_ids[related], _ids(request.hidden), _ids(request.shown), stars])
+        allowed = self.catalogue.passing(request.filters)[places]
+        found = positions_of(hidden, ids)
+        allowed[found[found >= 0]] = False
+        values = np.where(allowed, scores, -np.inf)
+        order = np.argsort(-values, kind="stable")[:n]  # the ids ascend
         return [
             Recommendation(
                 rank,
                 int(ids[place]),
-                self.catalogue.full_names[rows[place]],
+                self.catalogue.full_names[places[place]],
                 float(values[place]),
                 [
                     Reason(self._names[item], float(weight))
@@ -487,6 +530,11 @@ class Ranker:
             for rank, place in enumerate(order.tolist(), start=1)
             if allowed[place]
         ]
+
+    @cached_property
+    def _unseen_places(self) -> NDArray[np.int64]:
+        """Rows of the catalogue of the repositories of `_unseen_items`."""
+        return self.catalogue.places(self._unseen_items[0].tolist())
 
     @cached_property
     def _unseen_items(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:

@@ -6,6 +6,7 @@ newer model or newer data. It completes a `RecommendationRequest` for a user and
 
 import datetime as dt
 import logging
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -99,7 +100,7 @@ class UserIndex:
     def by_login(self, login: str) -> User | None:
         """Find a user by login (case-insensitive)."""
         lower = login.lower()
-        place = int(np.searchsorted(self._logins, lower))
+        place = bisect_left(self._logins, lower)  # without arrays, see `Ranker.substitutes`
         if place == len(self._logins) or self._logins[place] != lower:
             return None
         return self._user(int(self._order[place]))
@@ -149,15 +150,7 @@ _UNKNOWN = Description("")
 
 def described_json(described: Description | None) -> dict[str, Any]:
     """Return the JSON fields that describe a repository."""
-    known = described or _UNKNOWN
-    return {
-        "description": known.description,
-        "language": known.language,
-        "topics": list(known.topics),
-        "stars": known.stars,
-        "archived": known.archived,
-        "pushed_at": None if known.pushed_at is None else known.pushed_at.isoformat(),
-    }
+    return (described or _UNKNOWN).as_json
 
 
 @dataclass(frozen=True)
@@ -394,16 +387,16 @@ class ServingSnapshot:
 
     def recommend_batch(self, requests: Sequence[RecommendationRequest]) -> list[RecommendationList]:
         """Return the lists for several requests, scored together."""
-        ranked = self.ranker.recommend_batch(requests)
-        return [self._list(request, entries) for request, entries in zip(requests, ranked, strict=True)]
+        ranked = self.ranker.recommend_batch_with_unseen(requests, MAX_UNSEEN_BESIDE)
+        return [self._list(request, *entries) for request, entries in zip(requests, ranked, strict=True)]
 
-    def _list(self, request: RecommendationRequest, ranked: Sequence[Recommendation]) -> RecommendationList:
+    def _list(
+        self, request: RecommendationRequest, ranked: Sequence[Recommendation], unseen: Sequence[Recommendation]
+    ) -> RecommendationList:
         warnings = [*self.served.warnings, *request.warnings]
         if ranked and ranked[0].kind == "popular":
             warnings.append("We don't know your taste yet, so here are popular repositories.")
-        new = []
-        if request.new and not request.shown:
-            new = self.ranker.unseen_recommendations(replace(request, n=MAX_UNSEEN_BESIDE))
+        new = unseen if request.new and not request.shown else ()
         shown = [*request.shown, *(entry.repo_id for entry in ranked)]
         if len(ranked) < request.n or len(shown) >= MAX_PAGED_RECOMMENDATIONS:
             shown = []

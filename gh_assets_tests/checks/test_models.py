@@ -6,7 +6,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from gh_assets.checks.models import champion_is_not_left_behind, nothing_known_is_recommended
+from gh_assets.checks.models import champion_beats_baselines, nothing_known_is_recommended
 from gh_assets.registry import ModelRegistry, Promotion
 from gh_assets.resources import GcsResource, build_resources
 from gh_assets.schemas import RECOMMENDATIONS
@@ -40,7 +40,7 @@ def test_a_clearly_better_model_than_the_champion_warns(
     registry: ModelRegistry, save: Save, resources: dict[str, Any]
 ) -> None:
     def check(board: pl.DataFrame) -> dg.AssetCheckResult:
-        return result_of(champion_is_not_left_behind, board, resources["registry"])
+        return result_of(champion_beats_baselines, board, resources["registry"])
 
     assert check(leaderboard_of(("recvae", 0.4))).passed, "there is no champion yet"
     save("recvae", 0.4)
@@ -55,7 +55,7 @@ def test_the_champion_is_compared_with_as_many_known_stars_as_people_have(
     registry: ModelRegistry, save: Save, resources: dict[str, Any]
 ) -> None:
     def check(board: pl.DataFrame) -> dg.AssetCheckResult:
-        return result_of(champion_is_not_left_behind, board, resources["registry"])
+        return result_of(champion_beats_baselines, board, resources["registry"])
 
     save("recvae", 0.4)
     registry.promote(Promotion("recvae", 1, why="a test"))

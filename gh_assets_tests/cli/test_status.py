@@ -34,7 +34,7 @@ def test_status_has_the_figures_of_the_file(chain_run: ChainRun) -> None:
     assert {"ndcg@100", "popularity ndcg@100"} <= model["metrics"].keys()
     assert {"ndcg@100", "recvae ndcg@100", "ease ndcg@100"} <= hybrid["metrics"].keys()
     # After four epochs, RecVAE may not be the best model.
-    assert set(chain_run.first["run"]["checks_failed"]) <= {"leaderboard: recvae_is_the_best"}
+    assert chain_run.first["run"]["checks_failed"] == [], "nothing is wrong with a first run"
 
 
 def test_run_and_status_explain_which_model_serves(chain_run: ChainRun, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Ranking: exclusions, cold start, and repositories that the model does not know."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from gh_assets.recommender import EASE, RecVAE, RecVAEConfig
+from gh_assets.recommender import EASE, Recommender, RecVAE, RecVAEConfig
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.models.trained_model import TrainedModel
 from gh_assets.schemas import RECOMMENDATIONS
@@ -213,6 +214,32 @@ def test_unknown_repository_is_ranked_like_its_neighbours(trained: TrainedModel,
     assert [entry.full_name for entry in painter] == ["new/painter"]
     without = RecommendationRequest(stars=plumber, n=5, hidden=[FIRST + 777, FIRST + 778])
     assert ranker.unseen_recommendations(without) == []
+
+
+def test_requests_are_scored_together_for_unknown_repositories_too(
+    trained: TrainedModel, matrix: UserItemMatrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranker = Ranker(trained, catalogue_of([*CATALOGUE_ROWS, row(777, full_name="new/plumber"), row(778)]))
+    requests = [RecommendationRequest(stars=own(matrix, user), n=5) for user in (3, 2, 4)] + [RecommendationRequest()]
+    alone = [ranker.unseen_recommendations(replace(request, n=2)) for request in requests]
+    lists = ranker.recommend_batch(requests)
+    scored: list[int] = []
+    score = type(trained.model).score
+
+    def noted(model: Recommender, stars: Any) -> Any:
+        scored.append(stars.shape[0])
+        return score(model, stars)
+
+    monkeypatch.setattr(type(trained.model), "score", noted)
+    together = ranker.recommend_batch_with_unseen(requests, 2)
+    assert scored == [4], "users one by one take ten times as long"
+    assert [[entry.repo_id for entry in unseen] for _, unseen in together] == [
+        [entry.repo_id for entry in unseen] for unseen in alone
+    ]
+    assert all(unseen for _, unseen in together)
+    assert [[entry.repo_id for entry in ranked] for ranked, _ in together] == [
+        [entry.repo_id for entry in ranked] for ranked in lists
+    ]
 
 
 def test_unknown_repository_is_ranked_by_sentence_embeddings(trained: TrainedModel, matrix: UserItemMatrix) -> None:

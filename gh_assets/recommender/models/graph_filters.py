@@ -23,10 +23,18 @@ class LowRank(Recommender):
     ----------
     inputs : ndarray of float32, shape (items, frequencies)
     outputs : ndarray of float32, shape (frequencies, items)
+    of_items : ndarray of float32, shape (items, frequencies)
+        The outputs transposed.
     """
 
     inputs: NDArray[np.float32]
     outputs: NDArray[np.float32]
+    of_items: NDArray[np.float32]
+
+    def set_factors(self, inputs: NDArray[np.float32], outputs: NDArray[np.float32]) -> None:
+        # Both orders, since few users are scored faster in one, and explained item by item in the other.
+        self.inputs = inputs
+        self.outputs, self.of_items = np.ascontiguousarray(outputs), np.ascontiguousarray(outputs.T)
 
     def gains(self, stars: Csr) -> NDArray[np.float32]:
         """Return how much of each frequency is kept, (users, frequencies) or (1, frequencies)."""
@@ -40,7 +48,7 @@ class LowRank(Recommender):
     def contributions(self, stars: Csr, items: NDArray[np.int64], scores: Scores | None = None) -> NDArray[np.float32]:
         gains = np.broadcast_to(self.gains(stars), (stars.shape[0], len(self.outputs)))
         given = self.inputs[stars.indices] * gains[row_numbers(stars)]
-        outputs = self.outputs.T[items]
+        outputs = self.of_items[items]
         contributions = np.empty((stars.nnz, items.shape[1]), np.float32)
         for user in range(stars.shape[0]):
             low, high = stars.indptr[user], stars.indptr[user + 1]
@@ -51,8 +59,7 @@ class LowRank(Recommender):
         return {"inputs": self.inputs, "outputs": self.outputs}
 
     def restore(self, weights: dict[str, NDArray[Any]]) -> None:
-        # Each item's column in one piece: lists are explained item by item.
-        self.inputs, self.outputs = weights["inputs"], np.asfortranarray(weights["outputs"])
+        self.set_factors(weights["inputs"], weights["outputs"])
         if self.inputs.shape != self.outputs.shape[::-1] or len(self.inputs) != self.items:
             raise ValueError(f"its factors do not fit {self.items} items")
 
@@ -112,7 +119,7 @@ class GraphFilter(LowRank):
         self.values, self.vectors, self.roots = weights["values"], weights["vectors"], weights["roots"]
         if self.vectors.shape != (self.items, len(self.values)) or self.roots.shape != (self.items,):
             raise ValueError(f"its factors do not fit {self.items} items")
-        self.inputs, self.outputs = self.vectors / self.roots[:, None], self.vectors.T * self.roots
+        self.set_factors(self.vectors / self.roots[:, None], self.vectors.T * self.roots)
 
     def to_config(self) -> dict[str, Any]:
         return {"factors": self.factors, "noises": [self.noise]}
@@ -199,7 +206,7 @@ class GFCF(LowRank, Neighbours):
 
         def fit(chosen: tuple[float, ...]) -> None:
             kept, neighbours = vectors[:, : int(chosen[0])], int(chosen[2])
-            self.inputs, self.outputs = chosen[1] * kept / roots[:, None], kept.T * roots
+            self.set_factors(chosen[1] * kept / roots[:, None], kept.T * roots)
             self.set_neighbours(nearest[:neighbours], likeness[:neighbours])
 
         self.chosen = climb(self, fit, axes, self.chosen, validation)

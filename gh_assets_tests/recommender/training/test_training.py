@@ -82,7 +82,7 @@ def timed_matrix(users: int) -> UserItemMatrix:
 
 
 class Steps(list[tuple[int, int, str]]):
-    """A listener that keeps what it hears."""
+    """A listener that keeps all calls."""
 
     def __call__(self, done: int, total: int, text: str) -> None:
         self.append((done, total, text))
