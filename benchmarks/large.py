@@ -192,9 +192,9 @@ def whole(part: str, path: Path) -> None:
 
     def on_step(done: int, total: int, text: str) -> None:
         name = text.partition(":")[0]
-        if before and before[-1] != name:
-            steps.done(f"leaderboard: {before[-1]}")
         if before[-1:] != [name]:
+            if before:
+                steps.done(f"leaderboard: {before[-1]}")
             before.append(name)
 
     started = steps.started

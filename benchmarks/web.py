@@ -133,10 +133,9 @@ class Tally:
         entries = response["recommendations"]
         names = [entry["full_name"] for entry in entries]
         names += [reason["full_name"] for entry in entries for reason in entry["because"]]
-        prefix = (FIRST, SECOND)[version - 1] if self.furnished else ""
         if len(entries) != 20 or not all(entry["because"] for entry in entries):
             self.failed += 1
-        elif self.furnished and not all(name.startswith(f"{prefix}/") for name in names):
+        elif self.furnished and not all(name.startswith(f"{(FIRST, SECOND)[version - 1]}/") for name in names):
             self.mixed += 1
 
 

@@ -85,12 +85,11 @@ def leaderboard(
         assert isinstance(hybrid, Hybrid)
         first_part = HELD_OUT_PERCENT if config.in_time else 100
 
-        def in_first_part(done: int, steps: int, text: str) -> None:
-            report("leaderboard", first_part * done // steps, 100, text)
-
-        def in_second_part(done: int, steps: int, text: str) -> None:
-            share = (100 - first_part) * done // steps
-            report("leaderboard", first_part + share, 100, f"before and after a date: {text}")
+        def between(first: int, last: int, what: str = "") -> "StepListener":
+            """Return a listener for a part of the work, from one percentage to another."""
+            return lambda done, steps, text: report(
+                "leaderboard", first + (last - first) * done // steps, 100, what + text
+            )
 
         rows, compared = compare(
             user_item_matrix,
@@ -98,7 +97,7 @@ def leaderboard(
             split_seed=config.seed,
             test_start=test_start,
             unseen=unseen,
-            on_step=in_first_part,
+            on_step=between(0, first_part),
         )
         # The test users decide whether a candidate becomes champion, so they must not choose it.
         split = split_of(user_item_matrix, config.seed, test_start, unseen)
@@ -115,7 +114,9 @@ def leaderboard(
             "plot": figure_metadata(leaderboard_figure(rows, by_known_stars, MAIN_METRIC), "Leaderboard"),
         }
         if config.in_time:
-            table, shown = _compare_in_time(context, user_item_matrix, hybrid, in_second_part)
+            table, shown = _compare_in_time(
+                context, user_item_matrix, hybrid, between(first_part, 100, "before and after a date: ")
+            )
             tables += table
             metadata |= shown
         report("leaderboard", 100, 100, f"best: {rows[0].name}")

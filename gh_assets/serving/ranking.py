@@ -205,6 +205,7 @@ class Ranker:
     ) -> list[tuple[list[Recommendation], list[Recommendation]]]:
         """Return the lists of `recommend_batch`, and beside each up to n repositories that the model does not know.
 
+        There are none beside later pages, and for requests that want none.
         The score of such a repository is the mean score of its neighbours in the catalogue, weighted by similarity,
         and these neighbours are its reasons.
         """
@@ -213,17 +214,19 @@ class Ranker:
         stars = np.concatenate(stars_of)
         items_of = np.split(self.trained.positions(stars), ends[1:-1])
         rows_of = np.split(self.catalogue.places(stars), ends[1:-1])
-        given, hidden = [], []
+        given, hidden, related_of = [], [], []
         for request, starred, items, rows in zip(requests, stars_of, items_of, rows_of, strict=True):
             known = items[items >= 0]
             given.append(known if len(known) == len(items) else self._with_substitutes(starred, items))
-            related = self._related_items(request.login, request.filters, rows)
-            hidden.append(np.concatenate([known, self._known(_ids(request.hidden)), related]))
+            related_of.append(self.catalogue.related(request.login, request.filters, rows))
+            hidden.append(np.concatenate([known, self._known(_ids(request.hidden)), self._in_model(related_of[-1])]))
         lists = self._rank(_rows(given, self.items), hidden, requests, reasons, with_unseen=n > 0)
         return [
             (
                 self._recommendations(lists, row, len(request.shown)),
-                self._unseen(request, stars_of[row], rows_of[row], lists.unseen[row], n) if n else [],
+                self._unseen(request, stars_of[row], related_of[row], lists.unseen[row], n)
+                if n and request.new and not request.shown
+                else [],
             )
             for row, request in enumerate(requests)
         ]
@@ -297,7 +300,11 @@ class Ranker:
         return matrix
 
     def _related_items(self, login: str | None, filters: Filters, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        items = self._item_of[self.catalogue.related(login, filters, rows)]
+        return self._in_model(self.catalogue.related(login, filters, rows))
+
+    def _in_model(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the items of those rows of the catalogue that the model knows."""
+        items = self._item_of[rows]
         return items[items >= 0]
 
     def _table(self, lists: _Lists, user_ids: NDArray[np.int64], inputs: _Inputs) -> pl.DataFrame:
@@ -498,7 +505,7 @@ class Ranker:
         self,
         request: RecommendationRequest,
         stars: NDArray[np.int64],
-        rows: NDArray[np.int64],
+        related: NDArray[np.int64],
         scores: NDArray[np.float64],
         n: int,
     ) -> list[Recommendation]:
@@ -507,8 +514,7 @@ class Ranker:
         if len(ids) == 0:
             return []
         places = self._unseen_places
-        related = self.catalogue.related(request.login, request.filters, rows)
-        hidden = np.concatenate([self.catalogue.repo_ids[related], _ids(request.hidden), _ids(request.shown), stars])
+        hidden = np.concatenate([self.catalogue.repo_ids[related], _ids(request.hidden), stars])
         allowed = self.catalogue.passing(request.filters)[places]
         found = positions_of(hidden, ids)
         allowed[found[found >= 0]] = False

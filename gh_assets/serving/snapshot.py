@@ -396,11 +396,10 @@ class ServingSnapshot:
         warnings = [*self.served.warnings, *request.warnings]
         if ranked and ranked[0].kind == "popular":
             warnings.append("We don't know your taste yet, so here are popular repositories.")
-        new = unseen if request.new and not request.shown else ()
         shown = [*request.shown, *(entry.repo_id for entry in ranked)]
         if len(ranked) < request.n or len(shown) >= MAX_PAGED_RECOMMENDATIONS:
             shown = []
-        return RecommendationList(request, self.model, self._items(ranked), warnings, self._items(new), shown)
+        return RecommendationList(request, self.model, self._items(ranked), warnings, self._items(unseen), shown)
 
     def _items(self, ranked: Sequence[Recommendation]) -> list[RecommendationItem]:
         described = self.catalogue.describe_all([entry.repo_id for entry in ranked])

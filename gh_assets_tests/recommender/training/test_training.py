@@ -96,7 +96,8 @@ class Steps(list[tuple[int, int, str]]):
 
 def test_comparisons_and_blends_say_what_they_do_before_each_step() -> None:
     matrix, steps, blending = timed_matrix(300), Steps(), Steps()
-    recvae = RecVAE(SMALL).fit(*(split_of(matrix, 0).train, split_of(matrix, 0).validation))
+    split = split_of(matrix, 0)
+    recvae = RecVAE(SMALL).fit(split.train, split.validation)
     hybrid = train_hybrid(matrix, recvae, on_step=blending).trained.model
     blending.assert_all_of(5)
     assert [text for _, _, text in blending[:2]] == ["fitting ease", "fitting graph-filter"]
